@@ -1,0 +1,26 @@
+"""A student from a teacher's run, on easy-VQA.
+
+    kdjax distill --config=configs/distill/easy_vqa.py --workdir=runs/student \
+        --config.teacher=runs/teacher
+"""
+
+from ml_collections import ConfigDict
+
+from kdjax.config import training_defaults
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = training_defaults()
+    config.data = ConfigDict({"name": "easy_vqa"})
+    config.student = "tiny-8"
+    config.teacher = "runs/teacher"
+    config.teacher_scale = "match_entropy"
+    config.teacher_entropy = 2.5
+    config.tokenizer = "trained"
+    config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
+    config.steps = 300
+    config.batch_size = 64
+    config.optimizer.learning_rate = 4e-3
+    config.eval = ConfigDict({"split": "validation"})
+    return config

@@ -1,0 +1,5 @@
+"""`python -m kdjax`."""
+
+from kdjax.cli import main
+
+raise SystemExit(main())

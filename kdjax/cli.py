@@ -1,0 +1,136 @@
+"""The command line: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kdjax.errors import UserError
+
+HELP = {
+    "pretrain": "train a CLIP model from captions: a teacher, or a baseline student",
+    "distill": "train a student CLIP model from captions and a teacher",
+    "vqa": "fine-tune a vision tower on questions, and score it",
+    "eval": "score a finished run or a CLIP model",
+    "study": "run a grid of all of these, and answer with statistics in a report",
+    "info": "show versions, devices, and what is registered",
+}
+EPILOG = """\
+FILE may be followed by :argument, which get_config(argument) receives. A FILE that
+is not there is looked up among the configs of the package. Any key of the config
+can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3. The same command
+on a workdir goes on where it stopped.
+
+example: kdjax {command} --config=configs/{example}.py --workdir=runs/mine
+"""
+EXAMPLES = {
+    "pretrain": "pretrain/easy_vqa",
+    "distill": "distill/easy_vqa",
+    "vqa": "vqa/easy_vqa",
+    "eval": "eval/easy_vqa",
+    "study": "study/quickstart",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of everything but the overrides."""
+    top = argparse.ArgumentParser(
+        prog="kdjax",
+        description="Distil CLIP teachers into small students, score them on visual "
+        "question answering, and ask whether the stronger teacher helped.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in HELP.items():
+        formatter = argparse.RawDescriptionHelpFormatter
+        epilog = (
+            EPILOG.format(command=name, example=EXAMPLES[name])
+            if name in EXAMPLES
+            else None
+        )
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            formatter_class=formatter,
+            allow_abbrev=False,
+        )
+        if name == "info":
+            continue
+        command.add_argument("--config", required=True, metavar="FILE[:argument]")
+        command.add_argument(
+            "--workdir", required=True, metavar="DIR", help="may be a gs:// path"
+        )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments, overrides = parser().parse_known_args(argv)
+    try:
+        if arguments.command == "info":
+            if overrides:
+                raise UserError(f"{overrides[0]!r} is not an option of kdjax info")
+            from kdjax.commands.info import info
+
+            print(info())
+            return 0
+        _start()
+        from kdjax.commands.run import describe
+        from kdjax.config import load_config
+
+        config = load_config(arguments.config, overrides)
+        results = run(arguments.command, config, arguments.workdir)
+        if arguments.command != "study":
+            print(f"{describe(results)}\n{arguments.workdir}")
+        return 0
+    except UserError as error:
+        print(f"kdjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print("\nkdjax: stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + getattr(stop, "signum", 2)
+
+
+def _start() -> None:
+    """Set up the process: the compilation cache, and no chatter of libraries."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import logging
+
+    import jax
+
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def run(
+    command: str, config: Any, workdir: str, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Run any command of the command line; return its results and its workdir.
+
+    Args:
+        command: pretrain, distill, vqa, eval or study.
+        config: a `ConfigDict`, or the path of a config file.
+        workdir: where the run lives.
+        quiet: show no progress.
+
+    Raises:
+        UserError: the input is wrong, in one sentence.
+    """
+    from kdjax.commands import COMMANDS, run_command
+    from kdjax.commands.reporter import Reporter
+    from kdjax.config import load_config
+
+    config = load_config(config) if isinstance(config, str) else config
+    reporter = Reporter(quiet=quiet)
+    if command == "study":
+        from kdjax.study import run_study
+
+        return {**run_study(config, workdir, reporter), "workdir": workdir}
+    if command not in COMMANDS:
+        raise UserError(f"{command!r} is no command; there are {', '.join(HELP)}")
+    return {**run_command(command, config, workdir, reporter), "workdir": workdir}

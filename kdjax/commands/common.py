@@ -1,0 +1,110 @@
+"""What the training commands share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from kdjax.commands.reporter import Reporter
+from kdjax.commands.workdir import Workdir
+from kdjax.config import to_plain
+from kdjax.data.loader import contrastive_evaluation_batches
+from kdjax.data.records import Source
+from kdjax.data.registry import build_source
+from kdjax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from kdjax.evaluation.zero_shot import zero_shot_accuracy
+from kdjax.models import CLIPConfig
+from kdjax.parallel import make_mesh
+from kdjax.training.loop import LoopConfig, train
+from kdjax.training.optimizer import OptimizerConfig
+from kdjax.training.steps import TrainState, build_program
+from kdjax.training.tasks import Params, Task
+
+EVALUATION_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Host:
+    """This process among all.
+
+    Attributes:
+        index: of this process.
+        count: of processes.
+    """
+
+    index: int
+    count: int
+
+
+def this_host() -> Host:
+    """Return this process's place."""
+    return Host(jax.process_index(), jax.process_count())
+
+
+def source_of(config: ConfigDict, split: str) -> Source:
+    """Return a split of the config's data set."""
+    options = {k: v for k, v in to_plain(config.data).items() if k != "name"}
+    options.pop("blank", None)
+    return build_source(config.data.name, split, **options)
+
+
+def tokenizer_of(name: str, source: Source) -> Tokenizer:
+    """Return the tokenizer of that name; "trained" is made from the data's texts."""
+    return train_tokenizer(source.texts()) if name == "trained" else load_tokenizer(name)
+
+
+def fit(
+    config: ConfigDict,
+    workdir: Workdir,
+    task: Task,
+    batches: Any,
+    reporter: Reporter,
+    label: str,
+    frozen: Params | None = None,
+    warm_start: Callable[[Params], Params] = lambda params: params,
+) -> tuple[TrainState, float]:
+    """Train a task as the config says; return the final state and the seconds."""
+    mesh = make_mesh(config.mesh)
+    optimizer = OptimizerConfig(**config.optimizer)
+    program = build_program(task, optimizer, config.steps, mesh)
+    loop = LoopConfig(
+        seed=config.seed,
+        steps=config.steps,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+    )
+    return train(
+        program,
+        loop,
+        batches=batches,
+        mesh=mesh,
+        workdir=workdir.path,
+        frozen=frozen,
+        warm_start=warm_start,
+        progress=reporter.steps(label),
+    )
+
+
+def score_zero_shot(
+    params: Params, config: CLIPConfig, tokenizer: Tokenizer, source: Source
+) -> float:
+    """Return a CLIP model's zero-shot accuracy on a split, in percent."""
+    length = config.text.context_length
+    prompts = tokenizer.encode(list(source.class_prompts), length)
+    batches = contrastive_evaluation_batches(source, batch_size=EVALUATION_BATCH)
+    return zero_shot_accuracy(params, config, batches, np.asarray(prompts))
+
+
+def put_into(params: Params, given: Mapping[str, Any]) -> Params:
+    """Return `params` with the given subtree in place of its own leaves."""
+    merged = dict(params)
+    for key, value in given.items():
+        inner = isinstance(value, Mapping)
+        merged[key] = put_into(params[key], value) if inner else value
+    return merged
+
+

@@ -1,0 +1,114 @@
+"""A model by what people call it: an architecture, a run, a directory, a hub name."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+
+from kdjax.data.tokenizer import Tokenizer, load_tokenizer
+from kdjax.errors import UserError
+from kdjax.models import CLIP, CLIPConfig, architecture
+from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
+from kdjax.training.tasks import Params
+from kdjax.weights import load_clip, save_clip
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A CLIP model that a config names.
+
+    Attributes:
+        config: of the model.
+        params: its weights, or None for a fresh architecture.
+        tokenizer: its own, or None for a fresh architecture.
+    """
+
+    config: CLIPConfig
+    params: Params | None
+    tokenizer: Tokenizer | None
+
+
+def compute_dtype(name: str) -> str:
+    """Return the dtype of the forward pass; "auto" is bfloat16 on accelerators."""
+    if name == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype is {name!r}; give auto, float32, bfloat16 or float16")
+    return name
+
+
+def open_model(name: str, workdir: epath.Path, dtype: str) -> NamedModel:
+    """Return the model that a config names.
+
+    Args:
+        name: an architecture of the zoo, the workdir of a finished run (where one
+            stands, or beside `workdir`), a directory in the hub's layout, or a hub name.
+        workdir: of the run that asks.
+        dtype: in which the model computes.
+    """
+    if name in ARCHITECTURES:
+        return NamedModel(replace(architecture(name), dtype=dtype), None, None)
+    for path in (epath.Path(name), workdir.parent / name):
+        if (path / "environment.json").exists():
+            if not (path / MODEL / "config.json").exists():
+                raise UserError(
+                    f"the run in {path} has no CLIP model in its folder {MODEL!r}: let "
+                    "it finish, or name the run of pretrain or distill"
+                )
+            return _load(str(path / MODEL), dtype)
+    if "/" not in name and not epath.Path(name).is_dir():
+        architecture(name)  # says which name is near
+    return _load(name, dtype)
+
+
+def _load(directory: str, dtype: str) -> NamedModel:
+    clip = load_clip(directory, dtype=dtype)
+    params = nnx.to_pure_dict(nnx.state(clip))
+    return NamedModel(clip.config, params, load_tokenizer(directory))
+
+
+def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
+    """Return the model's config for a tokenizer; a loaded model keeps its own."""
+    if model.params is not None:
+        return model.config
+    return with_vocabulary(model.config, tokenizer.vocab_size, tokenizer.eos_id)
+
+
+def save_model(
+    config: CLIPConfig, params: Params, tokenizer: Tokenizer, workdir: epath.Path
+) -> None:
+    """Write a run's CLIP model in the hub's layout, with its tokenizer."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
+    save_clip(nnx.merge(graph, params), workdir / MODEL)
+    tokenizer.save(workdir / MODEL)
+
+
+def save_vqa_model(
+    config: dict[str, Any], params: Params, tokenizer: Tokenizer, workdir: epath.Path
+) -> None:
+    """Write a run's VQA model: vqa.json, vqa.safetensors and its tokenizer."""
+    from flax.traverse_util import flatten_dict
+    from safetensors.numpy import save
+
+    directory = workdir / MODEL
+    directory.mkdir(parents=True, exist_ok=True)
+    flat = flatten_dict(jax.device_get(params), sep="/")
+    (directory / "vqa.safetensors").write_bytes(save(flat))
+    (directory / "vqa.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokenizer.save(directory)
+
+
+def load_vqa_model(directory: epath.Path) -> tuple[dict[str, Any], Params, Tokenizer]:
+    """Return what `save_vqa_model` wrote."""
+    from flax.traverse_util import unflatten_dict
+    from safetensors.numpy import load
+
+    config = json.loads((directory / "vqa.json").read_text())
+    flat = load((directory / "vqa.safetensors").read_bytes())
+    params = unflatten_dict(flat, sep="/")
+    return config, params, load_tokenizer(str(directory))

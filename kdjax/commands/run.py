@@ -1,0 +1,53 @@
+"""One run of one command, from its config to its results."""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from kdjax.commands.contrastive import distill, pretrain
+from kdjax.commands.evaluate import evaluate
+from kdjax.commands.reporter import Reporter, clock
+from kdjax.commands.vqa import vqa
+from kdjax.commands.workdir import Workdir
+
+Command = Callable[[ConfigDict, Workdir, Reporter], dict[str, Any]]
+
+COMMANDS: dict[str, Command] = {
+    "pretrain": pretrain,
+    "distill": distill,
+    "vqa": vqa,
+    "eval": evaluate,
+}
+
+
+def run_command(
+    command: str, config: ConfigDict, path: epath.PathLike, reporter: Reporter
+) -> dict[str, Any]:
+    """Do what a config says, or what is left of it, and return its results.
+
+    The results are also in results.json of the workdir; a finished run is not repeated.
+    """
+    workdir = Workdir(path, command, config)
+    steps = config.get("steps", 0)
+    done = workdir.finished(steps)
+    if done is not None:
+        reporter.say(f"{workdir.path} is finished already")
+        return done
+    results = COMMANDS[command](config, workdir, reporter)
+    results = {"command": command, "run": workdir.run, "steps": steps, **results}
+    workdir.write_json("results.json", results)
+    return results
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Return a run's numbers as one line."""
+    parts = [
+        f"{key.replace('_', ' ')} {value:.1f} %"
+        for key, value in results.items()
+        if key.endswith("_accuracy")
+    ]
+    if "seconds" in results:
+        parts.append(f"{results['steps']} steps in {clock(results['seconds'])}")
+    return ", ".join(parts)

@@ -1,0 +1,127 @@
+"""`kdjax vqa`: fine-tune a vision tower on questions, and score it officially."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.commands.common import (
+    EVALUATION_BATCH,
+    fit,
+    put_into,
+    source_of,
+    this_host,
+    tokenizer_of,
+)
+from kdjax.commands.models import compute_dtype, open_model, save_vqa_model
+from kdjax.commands.reporter import Reporter
+from kdjax.commands.workdir import Workdir
+from kdjax.data.loader import vqa_batches, vqa_evaluation_batches
+from kdjax.data.records import Source
+from kdjax.data.tokenizer import Tokenizer
+from kdjax.evaluation.answering import answer_questions
+from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
+from kdjax.models import VQAConfig
+from kdjax.models.config import to_dict
+from kdjax.training.tasks import Params, VQATask
+
+
+def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
+    """Train a VQA model on the tower that `config.tower` names, and score it."""
+    dtype = compute_dtype(config.dtype)
+    source = source_of(config, "train")
+    tower = open_model(config.tower, workdir.path, dtype)
+    tokenizer = tokenizer_of(config.tokenizer, source)
+    head = config.head
+    model = VQAConfig(
+        vision=tower.config.vision,
+        vocab_size=tokenizer.vocab_size,
+        question_length=config.question_length,
+        question_layers=head.question_layers,
+        width=head.width,
+        layers=head.layers,
+        num_heads=head.num_heads,
+        num_answers=len(source.answers),
+        dtype=dtype,
+    )
+    host = this_host()
+    batches = vqa_batches(
+        source,
+        tokenizer,
+        source.answers,
+        batch_size=config.batch_size,
+        questions_per_image=config.questions_per_image,
+        question_length=config.question_length,
+        seed=config.seed,
+        host_index=host.index,
+        host_count=host.count,
+        blank=config.data.blank,
+    )
+
+    def warm_start(params: Params) -> Params:
+        given = tower.params
+        if given is None:
+            return params
+        return put_into(params, {"model": {"vision": given["vision"]}})
+
+    state, seconds = fit(
+        config,
+        workdir,
+        VQATask(model, config.frozen_tower),
+        iter(batches),
+        reporter,
+        "vqa",
+        None,
+        warm_start,
+    )
+    params = state.params["model"]
+    saved = {
+        "model": to_dict(model),
+        "answers": list(source.answers),
+        "questions_per_image": config.questions_per_image,
+        "blank": config.data.blank,
+    }
+    save_vqa_model(saved, params, tokenizer, workdir.path)
+    test = source_of(config, config.eval.split)
+    results, said = score_vqa(
+        params,
+        model,
+        tokenizer,
+        source.answers,
+        test,
+        config.questions_per_image,
+        config.data.blank,
+    )
+    workdir.write_json(
+        "predictions.json",
+        [{"question_id": key, "answer": answer} for key, answer in said.items()],
+    )
+    return {**results, "seconds": seconds}
+
+
+def score_vqa(
+    params: Params,
+    model: VQAConfig,
+    tokenizer: Tokenizer,
+    answers: Sequence[str],
+    source: Source,
+    questions_per_image: int,
+    blank: bool,
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Return the official accuracies of a split in percent, and what was said."""
+    batches = vqa_evaluation_batches(
+        source,
+        tokenizer,
+        batch_size=EVALUATION_BATCH,
+        questions_per_image=questions_per_image,
+        question_length=model.question_length,
+        blank=blank,
+    )
+    said = answer_questions(params, model, batches, answers)
+    questions = [q for i in range(len(source)) for q in source[i].questions]
+    accuracy = vqa_accuracy(said, annotations_of(questions))
+    return {
+        "vqa_accuracy": accuracy.overall,
+        "per_question_type": dict(accuracy.per_question_type),
+        "per_answer_type": dict(accuracy.per_answer_type),
+    }, said

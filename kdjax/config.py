@@ -1,0 +1,127 @@
+"""Config files, their overrides, their identity, and the choices they share."""
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.errors import UserError
+
+# Settings that say how a run is watched and not what it computes.
+WATCHING = ("log_every",)
+
+
+def training_defaults() -> ConfigDict:
+    """Return the choices that all training configs share."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "steps": 300,
+            "batch_size": 64,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "weight_decay": 0.1,
+                "warmup": 0.1,
+                "b2": 0.98,
+                "clip_norm": 1.0,
+                "vision_rate": 1.0,
+            },
+            "log_every": 50,
+            "checkpoint": {"every_steps": 200, "keep": 2},
+            "dtype": "auto",
+        }
+    )
+
+
+def find_config(path: str) -> Path:
+    """Return a config file where one stands, or else among those of the package.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    package = Path(str(importlib.resources.files("kdjax")))
+    relative = Path(path)
+    if relative.parts[:1] == ("configs",):
+        relative = Path(*relative.parts[1:])
+    # An editable install has no copy inside the package: the checkout's own are used.
+    for candidate in (
+        Path(path),
+        package / "configs" / relative,
+        package.parent / "configs" / relative,
+    ):
+        if candidate.is_file():
+            return candidate
+    raise UserError(
+        f"there is no config file {path!r}, neither here nor among the package's; "
+        "give the path of a Python file with a function get_config()"
+    )
+
+
+def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Return the config of FILE[:argument] with `--config.a.b=value` overrides.
+
+    Raises:
+        UserError: no such file, an unknown key (the nearest is named) or a wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    file, _, argument = config.partition(":")
+    path = f"{find_config(file)}{':' + argument if argument else ''}"
+    argv = ["kdjax", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "", flag_values=values, sys_argv=argv
+    )
+    try:
+        rest = values(argv)
+    except (AttributeError, KeyError, flags.Error, TypeError, ValueError) as error:
+        raise UserError(_one_line(error, file)) from error
+    if rest[1:]:
+        raise UserError(f"{rest[1]!r} is not understood; overrides are --config.a=b")
+    return values.config
+
+
+def _one_line(error: Exception, file: str) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    return f"config {file}: {text}"
+
+
+def to_plain(value: Any) -> Any:
+    """Return a config as plain dicts and lists, for JSON."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def config_hash(command: str, config: ConfigDict) -> str:
+    """Return what names a run: twelve hex digits of its command and config."""
+    plain = {k: v for k, v in to_plain(config).items() if k not in WATCHING}
+    text = json.dumps([command, plain], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what keeps a run from going on: keys whose values differ.
+
+    `log_every` may differ, and `steps` may grow.
+    """
+
+    def walk(a: Any, b: Any, path: str) -> list[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            keys = sorted({*a, *b})
+            return [d for k in keys for d in walk(a.get(k), b.get(k), f"{path}.{k}")]
+        if a == b or path[1:] in WATCHING:
+            return []
+        if path == ".steps" and isinstance(a, int) and isinstance(b, int) and b >= a:
+            return []
+        return [f"{path[1:]} was {a!r} and is now {b!r}"]
+
+    return walk(old, new, "")

@@ -1,0 +1,36 @@
+"""What a CLIP model hands to an objective."""
+
+from dataclasses import dataclass
+
+import jax
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Outputs of one CLIP model for one batch, as `CLIP.embeddings` returns them.
+
+    Attributes:
+        image: [B, D], projected and not normalised.
+        text: [B, D], projected and not normalised.
+        logit_scale: scalar, already exponentiated.
+        logit_bias: scalar, of sigmoid models only.
+        image_tokens: [B, N, W], the vision tower's patch tokens after its last norm.
+        text_tokens: [B, L, W], the text tower's tokens after its last norm.
+        image_hidden: [layers, B, N, W], the residual stream after every layer.
+        image_attention: [layers, B, H, N, N], attention maps.
+        masked_image: [B, D], the image embedding of a masked second pass.
+        class_logits: [B, C], of a classifier on top.
+    """
+
+    image: Float[Array, "B D"]
+    text: Float[Array, "B D"]
+    logit_scale: Float[Array, ""]
+    logit_bias: Float[Array, ""] | None = None
+    image_tokens: Float[Array, "B N W"] | None = None
+    text_tokens: Float[Array, "B L W2"] | None = None
+    image_hidden: Float[Array, "layers B N W"] | None = None
+    image_attention: Float[Array, "layers B H N N"] | None = None
+    masked_image: Float[Array, "B D"] | None = None
+    class_logits: Float[Array, "B C"] | None = None

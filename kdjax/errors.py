@@ -1,0 +1,8 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(ValueError):
+    """Bad input, said in one sentence: what was given, what was expected, what to do.
+
+    The command line prints the message alone, without a traceback, and exits with 2.
+    """

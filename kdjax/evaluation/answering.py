@@ -1,0 +1,50 @@
+"""A VQA model's answers to the questions of a data set."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int
+
+from kdjax.models import VQAConfig, VQAModel
+from kdjax.models.clip import preprocess
+from kdjax.training.tasks import Params, graph_of
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def best_answers(
+    params: Params, images: Array, questions: Int[Array, "B Q L"], *, config: VQAConfig
+) -> Int[Array, "B Q"]:
+    """Return the most likely answer's index for uint8 images and question ids."""
+    model = nnx.merge(graph_of(VQAModel, config), params)
+    logits = model(preprocess(images, config.vision), questions)
+    return jnp.argmax(logits, axis=-1)
+
+
+def answer_questions(
+    params: Params,
+    config: VQAConfig,
+    batches: Iterable[dict[str, Any]],
+    answers: Sequence[str],
+) -> dict[int, str]:
+    """Return the answer to every question, by question id."""
+    said: dict[int, str] = {}
+    for batch in batches:
+        best = np.asarray(
+            best_answers(
+                params,
+                jnp.asarray(batch["image"]),
+                jnp.asarray(batch["question"]),
+                config=config,
+            )
+        )
+        kept = batch["mask"]
+        for question_id, index in zip(
+            batch["question_id"][kept], best[kept], strict=True
+        ):
+            said[int(question_id)] = answers[int(index)]
+    return said

@@ -1,0 +1,18 @@
+"""What is computed: Flax NNX modules built from frozen configs."""
+
+from kdjax.models.clip import CLIP, CLIPOutput
+from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
+from kdjax.models.vqa import VQAModel
+from kdjax.models.zoo import architecture, architecture_names
+
+__all__ = [
+    "CLIP",
+    "CLIPConfig",
+    "CLIPOutput",
+    "TextConfig",
+    "VQAConfig",
+    "VQAModel",
+    "VisionConfig",
+    "architecture",
+    "architecture_names",
+]

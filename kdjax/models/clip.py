@@ -1,0 +1,120 @@
+"""CLIP: an image and a text tower with a joint embedding space."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from kdjax.embeddings import Embeddings
+from kdjax.models.config import CLIPConfig, VisionConfig
+from kdjax.models.towers import TextTower, VisionTower
+from kdjax.models.transformer import linear
+
+
+class CLIPOutput(NamedTuple):
+    """What a CLIP model says of a batch.
+
+    Attributes:
+        image_embeds: [B, D], L2-normalised.
+        text_embeds: [B, D], L2-normalised.
+        logits_per_image: [B, B], scaled cosines.
+        logits_per_text: [B, B], their transpose.
+    """
+
+    image_embeds: Float[Array, "B D"]
+    text_embeds: Float[Array, "B2 D"]
+    logits_per_image: Float[Array, "B B2"]
+    logits_per_text: Float[Array, "B2 B"]
+
+
+class CLIP(nnx.Module):
+    """A CLIP model (Radford et al. 2021, arXiv:2103.00020)."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        dtypes: dict[str, Any] = {
+            "dtype": jnp.dtype(config.dtype),
+            "param_dtype": jnp.dtype(config.param_dtype),
+        }
+        self.vision = VisionTower(config.vision, dtypes=dtypes, rngs=rngs)
+        self.text = TextTower(config.text, dtypes=dtypes, rngs=rngs)
+        axes = ("embed", "joint")
+        self.visual_projection = linear(
+            config.vision.width, config.embed_dim, axes, dtypes, rngs, use_bias=False
+        )
+        self.text_projection = linear(
+            config.text.width, config.embed_dim, axes, dtypes, rngs, use_bias=False
+        )
+        self.logit_scale = nnx.Param(jnp.float32(config.logit_scale_init))
+
+    def encode_image(
+        self, images: Float[Array, "B H W 3"], *, normalize: bool = False
+    ) -> Float[Array, "B D"]:
+        """Embed normalised images."""
+        embeds = self.visual_projection(self.vision(images).pooled)
+        return l2_normalize(embeds) if normalize else embeds
+
+    def encode_text(
+        self,
+        input_ids: Int[Array, "B L"],
+        attention_mask: Int[Array, "B L"] | None = None,
+        *,
+        normalize: bool = False,
+    ) -> Float[Array, "B D"]:
+        """Embed token ids."""
+        embeds = self.text_projection(self.text(input_ids, attention_mask).pooled)
+        return l2_normalize(embeds) if normalize else embeds
+
+    def embeddings(
+        self,
+        images: Float[Array, "B H W 3"],
+        input_ids: Int[Array, "B L"],
+        attention_mask: Int[Array, "B L"] | None = None,
+        *,
+        tokens: bool = False,
+        hidden: bool = False,
+        attention: bool = False,
+    ) -> Embeddings:
+        """Return what objectives take; the flags ask for more than embeddings."""
+        vision = self.vision(images, hidden=hidden, attention=attention)
+        text = self.text(input_ids, attention_mask)
+        return Embeddings(
+            image=self.visual_projection(vision.pooled),
+            text=self.text_projection(text.pooled),
+            logit_scale=jnp.exp(self.logit_scale[...]),
+            image_tokens=vision.tokens if tokens else None,
+            text_tokens=text.tokens if tokens else None,
+            image_hidden=vision.trace.hidden,
+            image_attention=vision.trace.attention,
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        input_ids: Int[Array, "B2 L"],
+        attention_mask: Int[Array, "B2 L"] | None = None,
+    ) -> CLIPOutput:
+        """Return normalised embeddings and the similarity of every pair."""
+        image = self.encode_image(images, normalize=True)
+        text = self.encode_text(input_ids, attention_mask, normalize=True)
+        logits = jnp.exp(self.logit_scale[...]) * image @ text.T
+        return CLIPOutput(image, text, logits, logits.T)
+
+
+def l2_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Divide rows by their L2 norm."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def preprocess(
+    images: UInt8[Array, "B H W 3"], config: VisionConfig
+) -> Float[Array, "B S S 3"]:
+    """Turn a batch's uint8 images into a tower's own size and normalisation."""
+    x = images.astype(jnp.float32) / 255
+    size = config.image_size
+    if images.shape[1:3] != (size, size):
+        x = jax.image.resize(x, (len(x), size, size, 3), "cubic", antialias=True)
+        x = jnp.clip(x, 0, 1)
+    return (x - jnp.asarray(config.mean)) / jnp.asarray(config.std)

@@ -1,0 +1,143 @@
+"""The frozen configs that models are built from."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A stack of pre-norm transformer blocks.
+
+    Attributes:
+        width: of the residual stream.
+        layers: number of blocks.
+        num_heads: attention heads; divides `width`.
+        mlp_width: hidden width of the MLP.
+        activation: of the MLP.
+        norm_epsilon: of every layer norm.
+    """
+
+    width: int
+    layers: int
+    num_heads: int
+    mlp_width: int
+    activation: Activation = "gelu"
+    norm_epsilon: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig(TransformerConfig):
+    """A vision transformer tower with a class token.
+
+    Attributes:
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels; divides `image_size`.
+        mean: per channel, subtracted from images in [0, 1].
+        std: per channel, divided by.
+    """
+
+    image_size: int
+    patch_size: int
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image, the class token not counted."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(TransformerConfig):
+    """A causal text transformer tower, pooled at the end-of-text token.
+
+    Attributes:
+        vocab_size: rows of the token embedding.
+        context_length: longest text in tokens.
+        eos_id: the pooled token's id; its first place in a text is pooled. The value 2
+            is that of old Hugging Face configs and means the largest id of the text.
+    """
+
+    vocab_size: int
+    context_length: int
+    eos_id: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPConfig:
+    """Two towers and what joins them.
+
+    Attributes:
+        vision: the image tower.
+        text: the text tower.
+        embed_dim: width of the joint space.
+        logit_scale_init: initial logarithm of the logit scale.
+        dtype: in which the forward pass computes.
+        param_dtype: in which parameters are held.
+    """
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: int
+    logit_scale_init: float = math.log(1 / 0.07)
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VQAConfig:
+    """A vision tower, a question encoder, cross-attention and a classifier.
+
+    Attributes:
+        vision: the image tower, as in the CLIP model that it is taken from.
+        vocab_size: rows of the question encoder's token embedding.
+        question_length: longest question in tokens.
+        question_layers: transformer layers over the question's words; with 0 a question
+            is a bag of words.
+        width: of the fusion.
+        layers: cross-attention blocks.
+        num_heads: of the fusion's attention.
+        num_answers: classes.
+        dtype: in which the forward pass computes.
+        param_dtype: in which parameters are held.
+    """
+
+    vision: VisionConfig
+    vocab_size: int
+    question_length: int
+    question_layers: int
+    width: int
+    layers: int
+    num_heads: int
+    num_answers: int
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+
+def to_dict(config: CLIPConfig | VQAConfig) -> dict[str, Any]:
+    """Return a config as plain nested dicts, for a JSON file."""
+    return dataclasses.asdict(config)
+
+
+def _tupled(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def clip_config_from_dict(values: dict[str, Any]) -> CLIPConfig:
+    """Return the CLIP config that `to_dict` wrote."""
+    towers = {
+        "vision": VisionConfig(**_tupled(values["vision"])),
+        "text": TextConfig(**_tupled(values["text"])),
+    }
+    return CLIPConfig(**{**values, **towers})
+
+
+def vqa_config_from_dict(values: dict[str, Any]) -> VQAConfig:
+    """Return the VQA config that `to_dict` wrote."""
+    return VQAConfig(**{**values, "vision": VisionConfig(**_tupled(values["vision"]))})

@@ -1,0 +1,189 @@
+"""Pre-norm transformer blocks, stacked and scanned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from kdjax.models.config import TransformerConfig
+
+
+class Trace(NamedTuple):
+    """What a transformer shows of itself, stacked over its layers, when asked.
+
+    Attributes:
+        hidden: [layers, B, N, W], the residual stream after every block.
+        attention: [layers, B, H, N, N], attention maps.
+    """
+
+    hidden: Float[Array, "layers B N W"] | None
+    attention: Float[Array, "layers B H N N"] | None
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def partitioned(initializer: Callable[..., Array], *axes: str | None) -> Any:
+    """Return the initializer with logical axis names for the sharding table."""
+    return nnx.with_partitioning(initializer, axes, eager_sharding=False)
+
+
+def linear(
+    in_width: int,
+    out_width: int,
+    axes: tuple[str, str],
+    dtypes: dict[str, Any],
+    rngs: nnx.Rngs,
+    use_bias: bool = True,
+) -> nnx.Linear:
+    """Return a linear layer whose kernel [in, out] has logical `axes`."""
+    return nnx.Linear(
+        in_width,
+        out_width,
+        use_bias=use_bias,
+        kernel_init=partitioned(nnx.initializers.normal(in_width**-0.5), *axes),
+        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1]),
+        **dtypes,
+        rngs=rngs,
+    )
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of queries over a context (the queries' own by default)."""
+
+    def __init__(
+        self, width: int, num_heads: int, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        self.num_heads = num_heads
+        self.query = linear(width, width, ("embed", "heads"), dtypes, rngs)
+        self.key = linear(width, width, ("embed", "heads"), dtypes, rngs)
+        self.value = linear(width, width, ("embed", "heads"), dtypes, rngs)
+        self.out = linear(width, width, ("heads", "embed"), dtypes, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N W"],
+        context: Float[Array, "B M W"] | None = None,
+        mask: Bool[Array, "#B 1 #N M"] | None = None,
+        with_map: bool = False,
+    ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N M"] | None]:
+        """Return the attended queries, and the attention map when asked for it."""
+        context = x if context is None else context
+
+        def heads(y: Float[Array, "B L W"]) -> Float[Array, "B L H D"]:
+            return y.reshape(*y.shape[:2], self.num_heads, -1)
+
+        query, key = heads(self.query(x)), heads(self.key(context))
+        value = heads(self.value(context))
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        attention = _attention_map(query, key, mask) if with_map else None
+        return self.out(attended.reshape(x.shape)), attention
+
+
+def _attention_map(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    mask: Bool[Array, "#B 1 #N M"] | None,
+) -> Float[Array, "B H N M"]:
+    logits = jnp.einsum("bnhd,bmhd->bhnm", query, key) * query.shape[-1] ** -0.5
+    logits = logits.astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(logits)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_width: int,
+        activation: str,
+        *,
+        dtypes: dict[str, Any],
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation = activation
+        self.up = linear(width, mlp_width, ("embed", "mlp"), dtypes, rngs)
+        self.down = linear(mlp_width, width, ("mlp", "embed"), dtypes, rngs)
+
+    def __call__(self, x: Float[Array, "B N W"]) -> Float[Array, "B N W"]:
+        """Return the transformed tokens."""
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(
+        self, config: TransformerConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
+        self.attention_norm = nnx.LayerNorm(config.width, **norm)
+        self.attention = Attention(
+            config.width, config.num_heads, dtypes=dtypes, rngs=rngs
+        )
+        self.mlp_norm = nnx.LayerNorm(config.width, **norm)
+        self.mlp = Mlp(
+            config.width, config.mlp_width, config.activation, dtypes=dtypes, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B N W"],
+        mask: Bool[Array, "#B 1 N N"] | None = None,
+        with_map: bool = False,
+    ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N N"] | None]:
+        """Return the next residual stream and, when asked, the attention map."""
+        attended, attention = self.attention(
+            self.attention_norm(x), mask=mask, with_map=with_map
+        )
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), attention
+
+
+class Transformer(nnx.Module):
+    """Blocks stacked along a leading `layers` axis and run by one scan.
+
+    So the time to compile does not grow with depth.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, dtypes=dtypes, rngs=rngs)
+
+        self.blocks = stack(rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N W"],
+        mask: Bool[Array, "#B 1 N N"] | None = None,
+        *,
+        hidden: bool = False,
+        attention: bool = False,
+    ) -> tuple[Float[Array, "B N W"], Trace]:
+        """Return the last residual stream, and what was asked of every layer."""
+
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+        def step(x: Array, block: Block) -> tuple[Array, Trace]:
+            x, attended = block(x, mask, with_map=attention)
+            return x, Trace(x if hidden else None, attended)
+
+        return step(x, self.blocks)

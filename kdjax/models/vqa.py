@@ -1,0 +1,166 @@
+"""Visual question answering as classification over an answer vocabulary."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.models.config import TransformerConfig, VQAConfig
+from kdjax.models.towers import VisionTower
+from kdjax.models.transformer import (
+    Attention,
+    Mlp,
+    Transformer,
+    linear,
+    partitioned,
+)
+
+PAD_ID = 0
+
+
+class QuestionEncoder(nnx.Module):
+    """Words to one vector: transformer layers (or none) and a mean over the words."""
+
+    def __init__(
+        self, config: VQAConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        width = config.width
+        self.embedding = nnx.Embed(
+            config.vocab_size,
+            width,
+            embedding_init=partitioned(nnx.initializers.normal(1.0), "vocab", "embed"),
+            **dtypes,
+            rngs=rngs,
+        )
+        self.position_embedding = nnx.Param(
+            nnx.initializers.normal(0.02)(
+                rngs.params(),
+                (config.question_length, width),
+                dtype=dtypes["param_dtype"],
+            )
+        )
+        stack = TransformerConfig(
+            width=width,
+            layers=config.question_layers,
+            num_heads=config.num_heads,
+            mlp_width=4 * width,
+        )
+        self.transformer = nnx.data(
+            Transformer(stack, dtypes=dtypes, rngs=rngs)
+            if config.question_layers
+            else None
+        )
+        self.norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "Q L"]) -> Float[Array, "Q W"]:
+        """Encode questions, padded with zeros."""
+        words = ids != PAD_ID
+        x = self.embedding(ids)
+        if self.transformer is not None:
+            x = x + self.position_embedding.astype(x.dtype)
+            x, _ = self.transformer(x, words[:, None, None, :])
+        weights = words / jnp.maximum(words.sum(1, keepdims=True), 1)
+        return self.norm(jnp.einsum("ql,qlw->qw", weights.astype(x.dtype), x))
+
+
+class FusionBlock(nnx.Module):
+    """Questions look at the image: pre-norm cross-attention and an MLP."""
+
+    def __init__(
+        self, config: VQAConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        self.query_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
+        self.attention = Attention(
+            config.width, config.num_heads, dtypes=dtypes, rngs=rngs
+        )
+        self.mlp_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
+        self.mlp = Mlp(
+            config.width, 4 * config.width, "gelu", dtypes=dtypes, rngs=rngs
+        )
+
+    def __call__(
+        self, questions: Float[Array, "B Q W"], image: Float[Array, "B N W"]
+    ) -> Float[Array, "B Q W"]:
+        """Return questions that have read from the image's tokens."""
+        attended, _ = self.attention(self.query_norm(questions), image)
+        questions = questions + attended
+        return questions + self.mlp(self.mlp_norm(questions))
+
+
+class VQAModel(nnx.Module):
+    """A vision tower whose patch tokens several questions at once read from.
+
+    The questions of an image are queries to the same keys and values, so the tower runs
+    once per image however many questions are asked.
+    """
+
+    def __init__(self, config: VQAConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        dtypes: dict[str, Any] = {
+            "dtype": jnp.dtype(config.dtype),
+            "param_dtype": jnp.dtype(config.param_dtype),
+        }
+        self.vision = VisionTower(config.vision, dtypes=dtypes, rngs=rngs)
+        width = config.width
+        self.image_adaptor = linear(
+            config.vision.width, width, ("patch", "embed"), dtypes, rngs
+        )
+        self.image_norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
+        self.question_encoder = QuestionEncoder(config, dtypes=dtypes, rngs=rngs)
+
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stack(rngs: nnx.Rngs) -> FusionBlock:
+            return FusionBlock(config, dtypes=dtypes, rngs=rngs)
+
+        self.fusion = stack(rngs)
+        self.head_norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
+        self.head = linear(
+            width, config.num_answers, ("embed", "answers"), dtypes, rngs
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        questions: Int[Array, "B Q L"],
+        frozen_tower: bool = False,
+    ) -> Float[Array, "B Q A"]:
+        """Return answer logits of Q questions about each image.
+
+        Args:
+            images: normalised for the tower.
+            questions: token ids, padded with zeros.
+            frozen_tower: no gradient flows into the vision tower.
+        """
+        pooled = self.vision(images)
+        tokens = jnp.concatenate([pooled.pooled[:, None], pooled.tokens], axis=1)
+        if frozen_tower:
+            tokens = jax.lax.stop_gradient(tokens)
+        image = self.image_norm(self.image_adaptor(tokens))
+        batch, count, length = questions.shape
+        queries = self.question_encoder(questions.reshape(batch * count, length))
+        queries = queries.reshape(batch, count, -1)
+
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def step(x: Array, block: FusionBlock) -> Array:
+            return block(x, image)
+
+        fused = step(queries, self.fusion)
+        return self.head(self.head_norm(fused)).astype(jnp.float32)
+
+
+def vqa_loss(
+    logits: Float[Array, "B Q A"],
+    target: Float[Array, "B Q A"],
+    mask: Bool[Array, "B Q"],
+) -> Float[Array, ""]:
+    """Return binary cross-entropy with soft targets, summed over answers.
+
+    The mean is over the questions that `mask` keeps; as in Teney et al. 2018
+    (arXiv:1708.02711) and its followers.
+    """
+    terms = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-abs(logits)))
+    weights = mask / jnp.maximum(mask.sum(), 1)
+    return (terms.sum(-1) * weights).sum()

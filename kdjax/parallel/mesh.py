@@ -1,0 +1,44 @@
+"""The device mesh, and a host's batch as its share of a global array."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kdjax.errors import UserError
+from kdjax.parallel.sharding import BATCH_AXES
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """Return a mesh over all devices from the sizes of its axes; one may be -1.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    shape = [sizes[axis] for axis in AXES]
+    known = math.prod(size for size in shape if size != -1)
+    if shape.count(-1) == 1 and known > 0 and count % known == 0:
+        shape[shape.index(-1)] = count // known
+    if min(shape) < 1 or math.prod(shape) != count:
+        named = ", ".join(f"mesh.{axis}={sizes[axis]}" for axis in AXES)
+        raise UserError(
+            f"{named} does not fit {count} devices: the sizes must multiply to {count}, "
+            "and one of them may be -1"
+        )
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Any:
+    """Return global arrays, rows over data and fsdp, from this host's rows."""
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def put(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(rows, x)
+
+    return jax.tree.map(put, dict(batch))

@@ -1,0 +1,145 @@
+"""From a study's config to the runs that answer its question."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.config import config_hash
+from kdjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One command with its config; its name is its identity.
+
+    Attributes:
+        command: pretrain, distill or vqa.
+        config: what the command gets.
+    """
+
+    command: str
+    config: ConfigDict
+
+    @property
+    def name(self) -> str:
+        """The run's folder: the command and the hash of its config."""
+        return f"{self.command}-{config_hash(self.command, self.config)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the results: a model, how it is trained and how it is scored.
+
+    Attributes:
+        kind: teacher, baseline, student or control.
+        name: for people.
+        teacher: name of the teacher, of students.
+        student: architecture, of students and baselines.
+        objectives: name of the set, of students and baselines.
+        seed: of the run.
+        clip: trains the model from captions; None for a control.
+        vqa: fine-tunes and scores it.
+    """
+
+    kind: str
+    name: str
+    teacher: str | None
+    student: str | None
+    objectives: str | None
+    seed: int
+    clip: PlannedRun | None
+    vqa: PlannedRun
+
+
+def _with(base: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Return a copy of a config with some values changed."""
+    config = base.copy_and_resolve_references()
+    config.unlock()
+    for key, value in changes.items():
+        if key not in config:
+            raise UserError(
+                f"a study sets {key!r}, which its runs' config does not have; there are "
+                + ", ".join(sorted(config))
+            )
+        config[key] = value
+    return config
+
+
+def plan(config: ConfigDict) -> list[Entry]:
+    """Return a study's entries, teachers before their students.
+
+    A study's config has `pretrain`, `distill`, `vqa` and `vqa_teacher` (whole configs of
+    those commands), `teachers` (name -> changes to `pretrain`), `students`
+    (architectures), `objectives` (name -> objectives) and `seeds`.
+    """
+    if not config.teachers or not config.students or not config.seeds:
+        raise UserError("a study needs at least one teacher, one student and one seed")
+    entries = [_teacher(config, name) for name in config.teachers]
+    folders = {entry.name: _clip_name(entry) for entry in entries}
+    for student in config.students:
+        for seed in config.seeds:
+            entries.append(_baseline(config, student, seed))
+        for objectives in config.objectives:
+            for teacher, folder in folders.items():
+                entries += [
+                    _student(config, student, seed, objectives, teacher, folder)
+                    for seed in config.seeds
+                ]
+    return [*entries, _blanked(config)]
+
+
+def _clip_name(entry: Entry) -> str:
+    assert entry.clip is not None
+    return entry.clip.name
+
+
+def _vqa_of(base: ConfigDict, clip: PlannedRun, seed: int) -> PlannedRun:
+    return PlannedRun("vqa", _with(base, {"tower": clip.name, "seed": seed}))
+
+
+def _teacher(config: ConfigDict, name: str) -> Entry:
+    changes = dict(config.teachers[name])
+    clip = PlannedRun("pretrain", _with(config.pretrain, changes))
+    seed = clip.config.seed
+    vqa = _vqa_of(config.vqa_teacher, clip, seed)
+    return Entry("teacher", name, None, None, None, seed, clip, vqa)
+
+
+def _baseline(config: ConfigDict, student: str, seed: int) -> Entry:
+    """Return the student without a teacher: as many steps on the same data."""
+    shared = {k: v for k, v in config.distill.items() if k in config.pretrain}
+    objectives = {"objectives": {"clip": {}}, "model": student, "seed": seed}
+    clip = PlannedRun("pretrain", _with(config.pretrain, {**shared, **objectives}))
+    vqa = _vqa_of(config.vqa, clip, seed)
+    name = f"{student} alone"
+    return Entry("baseline", name, None, student, "clip", seed, clip, vqa)
+
+
+def _student(
+    config: ConfigDict,
+    student: str,
+    seed: int,
+    objectives: str,
+    teacher: str,
+    folder: str,
+) -> Entry:
+    changes = {
+        "student": student,
+        "teacher": folder,
+        "objectives": config.objectives[objectives],
+        "seed": seed,
+    }
+    clip = PlannedRun("distill", _with(config.distill, changes))
+    vqa = _vqa_of(config.vqa, clip, seed)
+    name = f"{student} from {teacher} by {objectives}"
+    return Entry("student", name, teacher, student, objectives, seed, clip, vqa)
+
+
+def _blanked(config: ConfigDict) -> Entry:
+    """Return the control that never sees an image, neither in training nor in test."""
+    vqa = _with(config.vqa, {"tower": config.students[0]})
+    vqa.data.blank = True
+    run = PlannedRun("vqa", vqa)
+    return Entry("control", "blanked", None, None, None, vqa.seed, None, run)

@@ -1,0 +1,107 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.errors import UserError
+from kdjax.parallel import to_global
+from kdjax.training.checkpoints import Checkpoints
+from kdjax.training.interrupt import Interrupted, stop_flag
+from kdjax.training.metrics import MetricsWriter
+from kdjax.training.steps import Program, TrainState
+from kdjax.training.tasks import Params
+
+Progress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long to train and how often to write.
+
+    Attributes:
+        seed: of the initial parameters.
+        steps: updates in all.
+        log_every: steps between lines of metrics.
+        checkpoint_every: steps between checkpoints; the last step always has one.
+        keep: newest checkpoints kept.
+    """
+
+    seed: int
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    keep: int = 2
+
+
+def train(
+    program: Program,
+    config: LoopConfig,
+    *,
+    batches: Iterator[Any],
+    mesh: Mesh,
+    workdir: epath.Path,
+    frozen: Params | None = None,
+    warm_start: Callable[[Params], Params] = lambda params: params,
+    progress: Progress = lambda step, steps, loss: None,
+) -> tuple[TrainState, float]:
+    """Train from the newest checkpoint, or from the start, to the last step.
+
+    Args:
+        program: the compiled functions.
+        config: how long, and how often to write.
+        batches: a Grain iterator; its state goes into the checkpoints.
+        mesh: that the program was built for.
+        workdir: where metrics and checkpoints go.
+        frozen: the teacher's parameters.
+        warm_start: puts given weights into freshly initialised parameters.
+        progress: told (step, steps, loss) after every logged step.
+
+    Returns:
+        The final state and the seconds spent in this call.
+
+    Raises:
+        UserError: the loss is not finite.
+        Interrupted: a signal asked to stop; a checkpoint of the last step is saved.
+    """
+    started = time.monotonic()
+    checkpoints = Checkpoints(workdir, config.keep)
+    state = program.init(config.seed)
+    state = TrainState(state.step, warm_start(state.params), state.opt_state)
+    state = jax.device_put(state, program.shardings)
+    state = checkpoints.restore(state, program.shardings, batches)
+    first = int(state.step)
+    metrics = MetricsWriter(workdir, first)
+    try:
+        with stop_flag() as flag:
+            for step in range(first + 1, config.steps + 1):
+                batch = to_global(next(batches), mesh)
+                state, values = program.step(state, frozen, batch)
+                last = step == config.steps or flag.signum is not None
+                if last or step % config.log_every == 0:
+                    numbers = {k: float(x) for k, x in jax.device_get(values).items()}
+                    _check_finite(step, numbers["loss"])
+                    metrics.write(step, numbers)
+                    progress(step, config.steps, numbers["loss"])
+                if last or step % config.checkpoint_every == 0:
+                    metrics.flush()
+                    checkpoints.save(state, batches)
+                if flag.signum is not None:
+                    raise Interrupted(flag.signum)
+    finally:
+        metrics.close()
+        checkpoints.close()
+    return state, time.monotonic() - started
+
+
+def _check_finite(step: int, loss: float) -> None:
+    if loss != loss or abs(loss) == float("inf"):
+        raise UserError(
+            f"the loss is {loss} at step {step}: lower optimizer.learning_rate, or "
+            "start again from an earlier checkpoint of the workdir"
+        )

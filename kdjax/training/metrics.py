@@ -1,0 +1,59 @@
+"""Metrics of a run: one JSON line per logged step, and TensorBoard events."""
+
+import json
+from collections.abc import Mapping
+
+from etils import epath
+
+FILE = "metrics.jsonl"
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, float]]:
+    """Return the whole lines of a run's metrics; a torn last line is left out."""
+    path = workdir / FILE
+    rows: list[dict[str, float]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsWriter:
+    """Writes metrics so that every step is there once, also after a resume.
+
+    Lines later than the step that is resumed from are dropped, and what is logged is on
+    disk after `flush`, which is called before a checkpoint is committed. Files are
+    rewritten whole by `flush`, because object stores cannot append.
+    """
+
+    def __init__(self, workdir: epath.Path, resumed_step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / FILE
+        rows = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
+        self._lines = [json.dumps(row) for row in rows]
+        self.flush()
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resumed_step + 1
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one step's numbers."""
+        self._lines.append(json.dumps({"step": step, **metrics}))
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Put what was logged on disk, atomically."""
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in self._lines))
+        partial.replace(self._path)
+
+    def close(self) -> None:
+        """Flush and end the event file."""
+        self.flush()
+        self._events.close()

@@ -1,0 +1,73 @@
+"""The optimiser, from a frozen config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+# Parameters that are decayed: matrices, and nothing that scales or shifts.
+DECAYED = ("kernel", "embedding")
+MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford 2021, section 2.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with warm-up, a cosine to zero and clipping by the global norm.
+
+    Attributes:
+        learning_rate: at the end of the warm-up.
+        weight_decay: of matrices.
+        warmup: as a fraction of all steps.
+        b2: decay of the second moment.
+        clip_norm: largest global norm of the gradient.
+        vision_rate: factor on the learning rate of the vision tower; 0 freezes it.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    b2: float
+    clip_norm: float
+    vision_rate: float = 1.0
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Return the learning rate at each of `steps` steps."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, max(1, round(config.warmup * steps)), max(2, steps)
+    )
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Return the gradient transformation for a run of `steps` steps."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b2=config.b2),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+        optax.stateless(lambda updates, _: _scale_vision(updates, config.vision_rate)),
+    )
+
+
+def _decayed(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) in DECAYED, params
+    )
+
+
+def _scale_vision(updates: Any, rate: float) -> Any:
+    def scale(path: Any, update: jax.Array) -> jax.Array:
+        return update * rate if "vision" in {p.key for p in path} else update
+
+    return jax.tree_util.tree_map_with_path(scale, updates)
+
+
+def clamp_logit_scale(params: Any) -> Any:
+    """Keep a CLIP model's logit scale at no more than 100."""
+
+    def clamp(path: Any, value: jax.Array) -> jax.Array:
+        at_scale = getattr(path[-1], "key", None) == "logit_scale"
+        return value.clip(None, MAX_LOGIT_SCALE) if at_scale else value
+
+    return jax.tree_util.tree_map_with_path(clamp, params)

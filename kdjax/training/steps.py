@@ -1,0 +1,117 @@
+"""The training step: forward, backward, update, as one compiled program."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
+from kdjax.training.optimizer import (
+    OptimizerConfig,
+    clamp_logit_scale,
+    learning_rate,
+    make_optimizer,
+)
+from kdjax.training.tasks import Batch, Params, Task
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: updates made so far.
+        params: nested dicts of what is trained, the objective's parameters included.
+        opt_state: the optimiser's.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+
+
+@dataclass(frozen=True)
+class Program:
+    """A task's compiled functions on a mesh.
+
+    Attributes:
+        init: seed -> state, sharded by the table.
+        step: (state, frozen, batch) -> (state, metrics); the state is donated.
+        shardings: of the state.
+    """
+
+    init: Callable[[int], TrainState]
+    step: Callable[[TrainState, Params | None, Batch], tuple[TrainState, Any]]
+    shardings: TrainState
+
+
+@functools.lru_cache(maxsize=64)
+def build_program(
+    task: Task, optimizer: OptimizerConfig, steps: int, mesh: Mesh
+) -> Program:
+    """Return the functions of a run; equal arguments give the same compiled ones."""
+    transform = make_optimizer(optimizer, steps)
+    schedule = learning_rate(optimizer, steps)
+    module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+    graph, abstract = nnx.split(module)
+
+    def init(seed: Array) -> TrainState:
+        state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
+        params = nnx.to_pure_dict(state)
+        return TrainState(jnp.int32(0), params, transform.init(params))
+
+    def step(
+        state: TrainState, frozen: Params | None, batch: Batch
+    ) -> tuple[TrainState, dict[str, Array]]:
+        def loss(params: Params) -> tuple[Array, dict[str, Array]]:
+            return task.loss(nnx.merge(graph, params), frozen, batch)
+
+        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = clamp_logit_scale(optax.apply_updates(state.params, updates))
+        metrics = {
+            "loss": value,
+            **terms,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step)),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = _state_shardings(
+        jax.eval_shape(init, 0), transform, parameter_shardings(abstract, mesh), mesh
+    )
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    jitted_init = jax.jit(init, out_shardings=shardings)
+    return Program(
+        init=lambda seed: jitted_init(jnp.uint32(seed)),
+        step=jax.jit(
+            step,
+            in_shardings=(shardings, None, rows),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        ),
+        shardings=shardings,
+    )
+
+
+def _state_shardings(
+    state: TrainState, transform: optax.GradientTransformation, params: Any, mesh: Mesh
+) -> TrainState:
+    """Return shardings in which moments lie where their parameters do."""
+    whole = replicated(mesh)
+    opt_state = optax.tree_map_params(
+        transform,
+        lambda _, sharding: sharding,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, params, opt_state)

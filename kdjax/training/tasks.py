@@ -1,0 +1,115 @@
+"""What is trained: how its parameters start and what it loses on a batch.
+
+A task is a frozen value, so equal tasks share one compiled step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from kdjax.models import CLIP, CLIPConfig, VQAConfig, VQAModel
+from kdjax.models.clip import preprocess
+from kdjax.models.vqa import vqa_loss
+from kdjax.objectives import build_objective
+
+Params = dict[str, Any]
+Batch = Mapping[str, Any]
+Options = tuple[tuple[str, Any], ...]
+
+
+class Task(Protocol):
+    """The part of a training step that knows the model."""
+
+    def init(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Return everything that is trained, freshly initialised."""
+        ...
+
+    def loss(
+        self, trained: Any, frozen: Params | None, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the loss to minimise and its terms."""
+        ...
+
+
+class Trained(nnx.Module):
+    """A model and the objective's own parameters, trained together."""
+
+    def __init__(self, model: nnx.Module, objective: nnx.Module | None = None) -> None:
+        self.model = model
+        self.objective = nnx.data(objective)
+
+
+@dataclass(frozen=True)
+class ContrastiveTask:
+    """A CLIP model learns from captions and, where there is one, from a teacher.
+
+    Attributes:
+        student: the trained model.
+        teacher: the frozen model, its parameters the `frozen` of the step, or None.
+        objectives: names with their options, as sorted pairs.
+    """
+
+    student: CLIPConfig
+    teacher: CLIPConfig | None
+    objectives: tuple[tuple[str, Options], ...]
+
+    def init(self, rngs: nnx.Rngs) -> Trained:
+        """Return the student and the objective's parameters."""
+        objective = build_objective(
+            {name: dict(options) for name, options in self.objectives},
+            student_width=self.student.embed_dim,
+            teacher_width=self.teacher.embed_dim if self.teacher else None,
+            rngs=rngs,
+        )
+        return Trained(CLIP(self.student, rngs=rngs), objective)
+
+    def loss(
+        self, trained: Any, frozen: Params | None, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the weighted sum of the objectives and each unweighted."""
+        image, text = batch["image"], batch["text"]
+        student = trained.model.embeddings(
+            preprocess(image, self.student.vision), text["student"]
+        )
+        teacher = None
+        if self.teacher is not None:
+            model = graph_of(CLIP, self.teacher)
+            teacher = nnx.merge(model, jax.lax.stop_gradient(frozen)).embeddings(
+                preprocess(image, self.teacher.vision), text["teacher"]
+            )
+        return trained.objective(student, teacher)
+
+
+@dataclass(frozen=True)
+class VQATask:
+    """A VQA model learns soft answer targets.
+
+    Attributes:
+        model: the trained model.
+        frozen_tower: the vision tower keeps its parameters.
+    """
+
+    model: VQAConfig
+    frozen_tower: bool = False
+
+    def init(self, rngs: nnx.Rngs) -> Trained:
+        """Return the model."""
+        return Trained(VQAModel(self.model, rngs=rngs))
+
+    def loss(
+        self, trained: Any, frozen: Params | None, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the binary cross-entropy of the answers."""
+        images = preprocess(batch["image"], self.model.vision)
+        logits = trained.model(images, batch["question"], self.frozen_tower)
+        loss = vqa_loss(logits, batch["target"], batch["mask"])
+        return loss, {"bce": loss}
+
+
+def graph_of(model: Any, config: Any) -> nnx.GraphDef:
+    """Return a module's structure without its parameters."""
+    return nnx.graphdef(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))
