@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,16 +81,21 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
     )
     try:
         rest = values(argv)
-    except (AttributeError, KeyError, flags.Error, TypeError, ValueError) as error:
-        raise UserError(_one_line(error, file)) from error
+    except Exception as error:  # a config file is a program and may fail in any way
+        raise UserError(f"config {file}: {_one_line(error)}") from error
     if rest[1:]:
         raise UserError(f"{rest[1]!r} is not understood; overrides are --config.a=b")
     return values.config
 
 
-def _one_line(error: Exception, file: str) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    return f"config {file}: {text}"
+def _one_line(error: Exception) -> str:
+    """Return what is wrong without quoting and without a traceback."""
+    text = str(error.args[0] if error.args else error)
+    if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text):
+        return f"there is no key {near[2]!r}; did you mean {near[1]!r}?"
+    if "Traceback" in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def to_plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 # The batch dimension is split over both of these.
 BATCH_AXES = ("data", "fsdp")
@@ -19,7 +19,7 @@ RULES: dict[str, str] = {
 
 
 def partition_spec(
-    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
     """Return where each dimension goes; one that does not divide is replicated."""
 

@@ -152,7 +152,7 @@ def to_theirs(params: dict[str, Any], config: CLIPConfig) -> Tensors:
             stacked = _at(params, (tower, "transformer", "blocks", *rule.ours))
             for i in range(layers):
                 tensors[_block_name(tower, i, rule)] = rule.to_theirs(stacked[i])
-    return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    return {name: np.asarray(x, order="C") for name, x in tensors.items()}
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

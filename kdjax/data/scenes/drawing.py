@@ -26,61 +26,66 @@ _RGB = {
     "pink": (246, 142, 190),
 }
 _EDGE = 0.012
-_RING = 0.034
 _PITCH = 0.068
 _DOT = 0.017
 _PALE = 0.97
+_RIM = 0.72
+# In units of the radius, as the arms of a small cross must keep a hollow.
+_RING = 0.2
 
 
 def draw(scene: Scene, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     """Draw a scene as an RGB image of `image_size` pixels on each side."""
-    image = _ground(scene, image_size)
+    centres = (np.arange(image_size, dtype=np.float32) + np.float32(0.5)) / image_size
+    # Colour planes come first while painting: NumPy is slow on an axis of three.
+    image = np.empty((3, image_size, image_size), np.float32)
+    image[:] = _ground(scene, centres)
     for thing in scene.things:
-        _paint(image, thing)
-    return (image * 255 + 0.5).astype(np.uint8)
+        _paint(image, thing, centres)
+    return np.ascontiguousarray((image * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _ground(scene: Scene, size: int) -> Float32[np.ndarray, "S S 3"]:
-    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size
+def _ground(scene: Scene, centres: Float32[np.ndarray, " S"]) -> Plane:
     top_left, top_right, bottom_left, bottom_right = scene.ground
-    top = top_left + (top_right - top_left) * ramp
-    bottom = bottom_left + (bottom_right - bottom_left) * ramp
-    grey = top + (bottom - top) * ramp[:, None]
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    top = top_left + (top_right - top_left) * centres
+    bottom = bottom_left + (bottom_right - bottom_left) * centres
+    return top + (bottom - top) * centres[:, None]
 
 
-def _paint(image: Float32[np.ndarray, "S S 3"], thing: Thing) -> None:
-    size = len(image)
+def _paint(
+    image: Float32[np.ndarray, "3 S S"],
+    thing: Thing,
+    centres: Float32[np.ndarray, " S"],
+) -> None:
+    size = len(centres)
     rows = _window(thing.y, thing.radius, size)
     columns = _window(thing.x, thing.radius, size)
-    y = (_offsets(rows, thing.y, size) / thing.radius)[:, None]
-    x = (_offsets(columns, thing.x, size) / thing.radius)[None, :]
+    y = ((centres[rows] - thing.y) / thing.radius)[:, None]
+    x = ((centres[columns] - thing.x) / thing.radius)[None, :]
     distance = _DISTANCE[thing.shape](x, y) * thing.radius
     if thing.texture == "outlined":
-        distance = np.maximum(distance, -_RING - distance)
-    colour = np.array(_RGB[thing.colour], np.float32) * (thing.shade / 255)
-    colour = np.minimum(colour, 1)
+        distance = np.maximum(distance, -_RING * thing.radius - distance)
+    cover = _coverage(distance, size)
     inside = _coverage(distance + _EDGE, size)
+    # The rim is a darker tone of the same colour: it sets yellow off from the ground.
+    tone = cover * (_RIM + (1 - _RIM) * inside)
+    patch = image[:, rows, columns]
+    patch *= 1 - cover
     if thing.texture in _PATTERN:
         pale = _coverage(_PATTERN[thing.texture](x, y, thing.radius), size) * inside
-        fill = colour + pale[:, :, None] * (_PALE - colour)
-    else:
-        fill = colour
-    # The rim is a darker tone of the same colour: it sets yellow off from the ground.
-    rim = colour * 0.72
-    paint = rim + inside[:, :, None] * (fill - rim)
-    patch = image[rows, columns]
-    patch += _coverage(distance, size)[:, :, None] * (paint - patch)
+        patch += cover * pale * _PALE
+        tone *= 1 - pale
+    patch += _colour(thing) * tone
+
+
+def _colour(thing: Thing) -> Float32[np.ndarray, "3 1 1"]:
+    planes = [[[min(1.0, level * thing.shade / 255)]] for level in _RGB[thing.colour]]
+    return np.array(planes, np.float32)
 
 
 def _window(centre: float, radius: float, size: int) -> slice:
     low, high = (centre - radius) * size - 1, (centre + radius) * size + 2
     return slice(max(0, int(low)), min(size, int(high)))
-
-
-def _offsets(window: slice, centre: float, size: int) -> Float32[np.ndarray, " n"]:
-    places = np.arange(window.start, window.stop, dtype=np.float32)
-    return (places + np.float32(0.5)) / size - np.float32(centre)
 
 
 def _coverage(distance: Plane, size: int) -> Plane:
@@ -106,20 +111,20 @@ def _triangle(x: Row, y: Column) -> Plane:
 
 def _cross(x: Row, y: Column) -> Plane:
     wide, high = np.abs(x), np.abs(y)
-    beam = np.maximum(wide - 0.9, high - 0.29)
-    post = np.maximum(wide - 0.29, high - 0.9)
+    beam = np.maximum(wide - 0.9, high - 0.33)
+    post = np.maximum(wide - 0.33, high - 0.9)
     return np.minimum(beam, post)
 
 
-_POINTS = np.arange(5, dtype=np.float32)[:, None, None] * np.float32(0.4 * np.pi)
-_POINT_X, _POINT_Y = np.sin(_POINTS), np.cos(_POINTS)
-
-
 def _star(x: Row, y: Column) -> Plane:
-    # Five half-planes meet in a pentagon, and the pentagram is where a point lies
-    # outside one of them at most: the second largest distance decides.
-    planes = x * _POINT_X + y * _POINT_Y - np.float32(0.36)
-    return np.partition(planes, 3, axis=0)[3]
+    # All ten edges fold onto the one from the tip (1, 0) to the valley that lies 36
+    # degrees on, at half the radius.
+    length = np.sqrt(x * x + y * y)
+    fifth = np.float32(0.4 * np.pi)
+    turn = np.arctan2(x, -y) / fifth
+    angle = np.abs(turn - np.round(turn)) * fifth
+    along, across = length * np.cos(angle), length * np.sin(angle)
+    return 0.4426 * (along - 1) + 0.8968 * across
 
 
 def _heart(x: Row, y: Column) -> Plane:
@@ -131,7 +136,7 @@ def _heart(x: Row, y: Column) -> Plane:
 
 
 def _moon(x: Row, y: Column) -> Plane:
-    bite = 0.8 - np.sqrt((x - 0.5) ** 2 + (y + 0.12) ** 2)
+    bite = 0.7 - np.sqrt((x - 0.48) ** 2 + (y + 0.12) ** 2)
     return np.maximum(_circle(x, y), bite)
 
 
@@ -142,9 +147,9 @@ def _stripes(x: Row, y: Column, radius: float) -> Plane:
 
 def _dots(x: Row, y: Column, radius: float) -> Plane:
     scale = np.float32(radius / _PITCH)
-    u, v = x * scale, y * scale
-    u, v = u - np.round(u), v - np.round(v)
-    return np.float32(_PITCH) * np.sqrt(u * u + v * v) - np.float32(_DOT)
+    right, down = x * scale, y * scale
+    square = (right - np.round(right)) ** 2 + (down - np.round(down)) ** 2
+    return np.float32(_PITCH) * np.sqrt(square) - np.float32(_DOT)
 
 
 _DISTANCE: dict[str, Callable[[Row, Column], Plane]] = {

@@ -27,7 +27,7 @@ def descriptions(thing: Thing) -> list[Description]:
         (None, thing.colour),
         (None, thing.shape),
     )
-    return [Description(*option) for option in options]
+    return [*map(Description._make, options)]
 
 
 def noun(description: Description, *, plural: bool = False) -> str:

@@ -27,7 +27,7 @@ OPPOSITE = {
 }
 
 _SINGLE = 0.2
-_RADIUS = {"small": 0.085, "large": 0.15}
+_RADIUS = {"small": 0.1, "large": 0.15}
 _GAP = 0.02
 # A fourth large thing would leave too little room for six.
 _MAX_LARGE = 3

@@ -1,0 +1,390 @@
+"""From a source to batches, with Grain: shuffled for training, in order for scoring.
+
+Row r of global batch k is global position k * batch_size + r of an endless shuffled
+stream. All that is random about a row is a function of (seed, position), so a host that
+takes rows [h * b, (h + 1) * b) agrees with every other number of hosts, and the
+iterator's whole state is k.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt64
+
+from kdjax.data.records import Question, Record, Source
+from kdjax.data.tokenizer import Tokenizer
+from kdjax.errors import UserError
+
+Batch = dict[str, Any]
+
+MID_GREY = 128
+_CACHED_RECORDS = 65_536
+
+
+def contrastive_batches(
+    source: Source,
+    tokenizers: Mapping[str, tuple[Tokenizer, int]],
+    *,
+    batch_size: int,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    read_threads: int = 1,
+    prefetch: int = 4,
+) -> grain.IterDataset:
+    """Return endless batches of images with one caption each, drawn at random.
+
+    A batch holds b = batch_size / host_count rows: `image` [b, H, W, 3] uint8, `index`
+    [b] int32 into the source, `caption` [b] int32 into the record's captions, and
+    `text`, a dict of [b, L] int32 ids by model name.
+
+    Args:
+        source: of records that all have a caption.
+        tokenizers: by model name, a tokenizer and its model's L.
+        batch_size: rows over all hosts.
+        seed: of the order and the captions.
+        host_index: which host this is.
+        host_count: hosts that share a batch.
+        read_threads: threads that make batches ahead.
+        prefetch: batches made ahead.
+
+    Raises:
+        UserError: hosts cannot share a batch evenly, the source is empty, or (from the
+            iterator) a record cannot be read.
+    """
+
+    def build(indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]):
+        records = _read(source, indices)
+        counts = np.array([len(record.captions) for record in records], np.uint64)
+        if not counts.all():
+            index = indices[int(np.argmin(counts))]
+            raise UserError(f"{_where(source, index)} has no caption: give it one")
+        chosen = (_random_bits(seed, positions) % counts).astype(np.int32)
+        texts = [r.captions[c] for r, c in zip(records, chosen.tolist(), strict=True)]
+        return {
+            "image": _images(source, indices, records),
+            "index": indices.astype(np.int32),
+            "caption": chosen,
+            "text": {
+                model: tokenizer.encode(texts, length)
+                for model, (tokenizer, length) in tokenizers.items()
+            },
+        }
+
+    hosts = _Hosts(batch_size, host_index, host_count)
+    return _stream(source, build, hosts, seed, read_threads, prefetch)
+
+
+def vqa_batches(
+    source: Source,
+    tokenizer: Tokenizer,
+    answers: Sequence[str],
+    *,
+    batch_size: int,
+    questions_per_image: int,
+    question_length: int,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    blank: bool = False,
+    read_threads: int = 1,
+    prefetch: int = 4,
+) -> grain.IterDataset:
+    """Return endless batches of images with up to Q questions each and their targets.
+
+    A batch holds b = batch_size / host_count images: `image` [b, H, W, 3] uint8,
+    `question` [b, Q, L] int32, `target` [b, Q, A] float32 and `mask` [b, Q] bool, which
+    is False where an image has fewer than Q questions. Of more than Q, Q are drawn
+    without replacement.
+
+    Args:
+        source: of records with questions.
+        tokenizer: of the questions.
+        answers: the A classes; other answers count for nothing.
+        batch_size: images over all hosts.
+        questions_per_image: Q.
+        question_length: L.
+        seed: of the order and the questions.
+        host_index: which host this is.
+        host_count: hosts that share a batch.
+        blank: replace every image by mid-grey, for the control that cannot see.
+        read_threads: threads that make batches ahead.
+        prefetch: batches made ahead.
+
+    Raises:
+        UserError: as `contrastive_batches`.
+    """
+    answer_ids = {answer: i for i, answer in enumerate(answers)}
+    prepared = _prepared_questions(tokenizer, question_length, answer_ids)
+
+    def build(indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]):
+        records = _read(source, indices)
+        asked = [prepared(i, r) for i, r in zip(indices.tolist(), records, strict=True)]
+        counts = np.array([len(a.ids) for a in asked])
+        chosen, mask = _draw_questions(seed, positions, counts, questions_per_image)
+        shape = mask.shape
+        question = np.full((*shape, question_length), tokenizer.pad_id, np.int32)
+        target = np.zeros((*shape, len(answer_ids)), np.float32)
+        for row, (a, n) in enumerate(zip(asked, mask.sum(1).tolist(), strict=True)):
+            question[row, :n] = a.ids[chosen[row, :n]]
+            for slot, q in enumerate(chosen[row, :n].tolist()):
+                target[row, slot, a.classes[q]] = a.scores[q]
+        image = _images(source, indices, records, blank=blank)
+        return {"image": image, "question": question, "target": target, "mask": mask}
+
+    hosts = _Hosts(batch_size, host_index, host_count)
+    return _stream(source, build, hosts, seed, read_threads, prefetch)
+
+
+def contrastive_evaluation_batches(
+    source: Source, *, batch_size: int
+) -> Iterator[Batch]:
+    """Yield every record once, in order; the last batch is padded to full size.
+
+    A batch holds `image` [b, H, W, 3] uint8, `label` and `index` [b] int32 (-1 in
+    padding) and `mask` [b] bool.
+    """
+    for start in range(0, len(source), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(source)))
+        records = _read(source, indices)
+        labels = np.array([record.label for record in records], np.int32)
+        yield {
+            "image": _padded(_images(source, indices, records), batch_size, 0),
+            "label": _padded(labels, batch_size, -1),
+            "index": _padded(indices.astype(np.int32), batch_size, -1),
+            "mask": np.arange(batch_size) < len(indices),
+        }
+
+
+def vqa_evaluation_batches(
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    questions_per_image: int,
+    question_length: int,
+    blank: bool = False,
+) -> Iterator[Batch]:
+    """Yield every question once, in order; the last batch is padded to full size.
+
+    An image with more than Q questions takes several rows, one without takes none. A
+    batch holds `image` [b, H, W, 3] uint8, `question` [b, Q, L] int32, `mask` [b, Q]
+    bool, `question_id` [b, Q] int32 (-1 where masked) and `image_id` [b] int32 (-1 in
+    padding).
+    """
+    rows: list[tuple[int, Record, Sequence[Question]]] = []
+
+    def batch() -> Batch:
+        indices, records, asked = zip(*rows, strict=True)
+        shape = (batch_size, questions_per_image)
+        question = np.full((*shape, question_length), tokenizer.pad_id, np.int32)
+        question_id = np.full(shape, -1, np.int32)
+        for row, some in enumerate(asked):
+            texts = [q.question for q in some]
+            question[row, : len(some)] = tokenizer.encode(texts, question_length)
+            question_id[row, : len(some)] = [q.question_id for q in some]
+        image = _images(source, np.array(indices), records, blank=blank)
+        image_id = np.array([record.image_id for record in records], np.int32)
+        return {
+            "image": _padded(image, batch_size, 0),
+            "question": question,
+            "mask": question_id != -1,
+            "question_id": question_id,
+            "image_id": _padded(image_id, batch_size, -1),
+        }
+
+    for index in range(len(source)):
+        (record,) = _read(source, np.array([index]))
+        for start in range(0, len(record.questions), questions_per_image):
+            some = record.questions[start : start + questions_per_image]
+            rows.append((index, record, some))
+            if len(rows) == batch_size:
+                yield batch()
+                rows.clear()
+    if rows:
+        yield batch()
+
+
+@dataclass(frozen=True)
+class _Hosts:
+    """How hosts share a global batch."""
+
+    batch_size: int
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise UserError(
+                f"host_index {self.index} is not one of host_count {self.count}: count "
+                "hosts from 0"
+            )
+        if self.batch_size < 1 or self.batch_size % self.count:
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be shared by {self.count} hosts: "
+                "choose a positive multiple of their number"
+            )
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size // self.count
+
+
+def _stream(
+    source: Source,
+    build: Callable[[Int64[np.ndarray, " b"], UInt64[np.ndarray, " b"]], Batch],
+    hosts: _Hosts,
+    seed: int,
+    read_threads: int,
+    prefetch: int,
+) -> grain.IterDataset:
+    """Return the endless stream of this host's batches."""
+    if len(source) == 0:
+        raise UserError(f"{source.name} {source.split!r} has no record: choose another")
+
+    def with_positions(k: int, indices: Int64[np.ndarray, " b"]) -> Batch:
+        first = k * hosts.batch_size + hosts.index * hosts.rows
+        return build(indices, np.arange(first, first + hosts.rows, dtype=np.uint64))
+
+    # Indices alone go through Grain: whole batches are made at once from them, which
+    # costs a tenth of what a Python call for every row and stage does.
+    return (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .batch(hosts.rows, batch_fn=np.array)
+        .slice(slice(hosts.index, None, hosts.count))
+        .map_with_index(with_positions)
+        .to_iter_dataset(
+            grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=prefetch)
+        )
+    )
+
+
+def _random_bits(seed: int, *counters: UInt64[np.ndarray, "..."]):
+    """Return 64 random bits for every (seed, counters), broadcast: splitmix64.
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+    """
+    bits = np.array([seed], np.uint64)
+    for counter in (np.zeros(1, np.uint64), *counters):
+        bits = bits + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits = bits ^ (bits >> np.uint64(31))
+    return bits
+
+
+def _draw_questions(
+    seed: int,
+    positions: UInt64[np.ndarray, " b"],
+    counts: Int64[np.ndarray, " b"],
+    most: int,
+) -> tuple[Int64[np.ndarray, "b Q"], Bool[np.ndarray, "b Q"]]:
+    """Return which questions each row takes, without replacement, and the mask."""
+    width = max(most, int(counts.max()))
+    slots = np.arange(width)
+    keys = _random_bits(seed, positions[:, None], slots[None].astype(np.uint64))
+    # Half of the bits are enough, and leave the top for what does not exist.
+    keys = np.where(slots < counts[:, None], keys >> np.uint64(1), np.uint64(2**64 - 1))
+    chosen = np.argsort(keys, axis=1, kind="stable")[:, :most]
+    return chosen, np.arange(most) < counts[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The questions of a record, ready to be copied into a batch."""
+
+    ids: Int32[np.ndarray, "n L"]
+    classes: tuple[Int64[np.ndarray, " some"], ...]
+    scores: tuple[Float32[np.ndarray, " some"], ...]
+
+
+def _prepared_questions(
+    tokenizer: Tokenizer, length: int, answer_ids: Mapping[str, int]
+) -> Callable[[int, Record], _Asked]:
+    """Return a function that prepares the questions of record i once and keeps them."""
+
+    @functools.lru_cache(maxsize=_CACHED_RECORDS)
+    def targets(said: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        return soft_target(said, answer_ids)
+
+    kept: dict[int, _Asked] = {}
+
+    def prepared(index: int, record: Record) -> _Asked:
+        if index not in kept:
+            if len(kept) >= _CACHED_RECORDS:
+                kept.clear()
+            scored = [targets(question.answers) for question in record.questions]
+            kept[index] = _Asked(
+                tokenizer.encode([q.question for q in record.questions], length),
+                tuple(classes for classes, _ in scored),
+                tuple(scores for _, scores in scored),
+            )
+        return kept[index]
+
+    return prepared
+
+
+def soft_target(
+    said: Sequence[str], answer_ids: Mapping[str, int]
+) -> tuple[Int64[np.ndarray, " some"], Float32[np.ndarray, " some"]]:
+    """Return the classes that annotators named and their scores, min(1, 0.3 n).
+
+    n annotators out of ten said the answer; answers that are no class are dropped. The
+    score is the VQA accuracy of the answer, averaged over the ten ways to leave one
+    annotator out, as Bottom-Up Top-Down (arXiv:1707.07998) trains on it.
+    """
+    counts: dict[int, int] = {}
+    for answer in said:
+        if answer in answer_ids:
+            counts[answer_ids[answer]] = counts.get(answer_ids[answer], 0) + 1
+    scores = np.minimum(1.0, 0.3 * np.array(list(counts.values()), np.float64))
+    return np.array(list(counts), np.int64), scores.astype(np.float32)
+
+
+def _read(source: Source, indices: Int64[np.ndarray, " b"]) -> list[Record]:
+    return [_read_one(source, index) for index in indices.tolist()]
+
+
+def _read_one(source: Source, index: int) -> Record:
+    try:
+        return source[index]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{_where(source, index)} cannot be read ({error}): repair or remove it"
+        ) from error
+
+
+def _where(source: Source, index: int) -> str:
+    return f"record {index} of {source.name} {source.split!r}"
+
+
+def _images(
+    source: Source,
+    indices: Int64[np.ndarray, " b"],
+    records: Sequence[Record],
+    *,
+    blank: bool = False,
+) -> UInt8[np.ndarray, "b H W 3"]:
+    shape = records[0].image.shape
+    for index, record in zip(indices.tolist(), records, strict=True):
+        if record.image.shape != shape:
+            raise UserError(
+                f"the image of {_where(source, index)} is {record.image.shape} and "
+                f"another is {shape}: resize them to one size"
+            )
+    if blank:
+        return np.full((len(records), *shape), MID_GREY, np.uint8)
+    return np.stack([record.image for record in records])
+
+
+def _padded(rows: np.ndarray, size: int, value: int) -> np.ndarray:
+    padded = np.full((size, *rows.shape[1:]), value, rows.dtype)
+    padded[: len(rows)] = rows
+    return padded

@@ -1,0 +1,335 @@
+"""What is asked about a scene: seven types of question, each with one true answer.
+
+Questions are paired so that neither a type nor a wording gives its answer away: a "no"
+differs from some "yes" in one attribute that is as likely to take any value, and a
+comparison or relation is asked in either order by the toss of a coin. What has no clear
+answer (a circle among two, a barely lower square) is not asked.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+from kdjax.data.scenes.chance import Dice
+from kdjax.data.scenes.language import Description, a, descriptions, noun
+from kdjax.data.scenes.world import (
+    COLOURS,
+    HELD_OUT,
+    OPPOSITE,
+    SEEN,
+    SHAPES,
+    Scene,
+    Thing,
+    clearly_not,
+    relations,
+)
+
+YES_NO = ("no", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with its truth.
+
+    Attributes:
+        text: the question.
+        kind: one of `KINDS`.
+        truth: the true answer.
+        difficulty: probability that an annotator gets it wrong.
+    """
+
+    text: str
+    kind: str
+    truth: str
+    difficulty: float
+
+
+class Facts:
+    """What a scene's questions are made from, worked out once.
+
+    Attributes:
+        things: the scene's things.
+        true: for each thing, the descriptions that are true of it.
+        counts: of how many things each description is true.
+        unique: for each thing, the descriptions that are true of it alone.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.things = scene.things
+        self.true = [descriptions(thing) for thing in scene.things]
+        self.counts = Counter(chain.from_iterable(self.true))
+        self.unique = [[d for d in each if self.counts[d] == 1] for each in self.true]
+
+    @cached_property
+    def by_count(self) -> dict[int, list[Description]]:
+        """The descriptions of at most two attributes, by how many things they fit."""
+        found: dict[int, list[Description]] = {}
+        for description, many in self.counts.items():
+            if description.count(None) >= 2:
+                found.setdefault(many, []).append(description)
+        return found
+
+    @cached_property
+    def related(self) -> list[tuple[int, int, list[str]]]:
+        """Pairs of things that can both be named, with how the first stands."""
+        named = [place for place, options in enumerate(self.unique) if options]
+        return [
+            (place, other, words)
+            for place in named
+            for other in named
+            if (words := relations(self.things[place], self.things[other]))
+        ]
+
+
+Maker = Callable[[Facts, Dice, bool], Asked | None]
+
+
+def ask(scene: Scene, dice: Dice, many: int) -> list[Asked]:
+    """Ask up to `many` different questions, turning over the types that a scene allows.
+
+    A type that the scene cannot serve is passed over. Fewer than `many` questions come
+    back only if the scene has no more to offer, which up to 32 it always had.
+    """
+    facts = Facts(scene)
+    asked: dict[str, Asked] = {}
+    makers = dice.shuffled(list(_MAKERS.values()))
+    for turn in range(8 * many):
+        question = _fresh(makers[turn % len(makers)], facts, dice, asked)
+        if question is not None:
+            asked[question.text] = question
+        if len(asked) == many:
+            break
+    return list(asked.values())
+
+
+def _fresh(
+    maker: Maker, facts: Facts, dice: Dice, asked: dict[str, Asked]
+) -> Asked | None:
+    # The coin is tossed once: a repeated question is drawn again with the same answer
+    # in view, or the answer with fewer wordings would be rarer.
+    yes = dice.chance(0.5)
+    for _ in range(6):
+        question = maker(facts, dice, yes)
+        if question is None or question.text not in asked:
+            return question
+    return None
+
+
+def _exist(facts: Facts, dice: Dice, yes: bool) -> Asked:
+    present = dice.pick([d for d in dice.pick(facts.true) if d.colour or d.shape])
+    subject = a(present if yes else _absent(present, facts, dice))
+    text = dice.pick(
+        (
+            "Is there {}?",
+            "Is there {} in the picture?",
+            "Can you see {}?",
+            "Does the picture show {}?",
+        )
+    )
+    return Asked(text.format(subject), "exist", YES_NO[yes], 0.02)
+
+
+def _count(facts: Facts, dice: Dice, yes: bool) -> Asked:
+    described = dict(facts.by_count)
+    missing = Description(colour=dice.pick(COLOURS))
+    if dice.chance(0.5):
+        missing = Description(shape=dice.pick(SHAPES))
+    if facts.counts[missing] == 0:
+        described[0] = [missing]
+    numbers = sorted(described)
+    # Large counts are rare in the scenes, so they are asked for where they exist.
+    many = dice.weighted(numbers, [_COUNT_WEIGHTS[number] for number in numbers])
+    subject = noun(dice.pick(described[many]), plural=True)
+    text = dice.pick(
+        (
+            "How many {} are there?",
+            "How many {} can you see?",
+            "What number of {} does the picture show?",
+        )
+    )
+    return Asked(text.format(subject), "count", str(many), 0.01 + 0.03 * many)
+
+
+def _colour(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    named = _point_out(facts, dice, "colour")
+    if named is None:
+        return None
+    thing, subject, difficulty = named
+    text = dice.pick(
+        (
+            "What colour is the {}?",
+            "What is the colour of the {}?",
+            "Which colour does the {} have?",
+        )
+    )
+    return Asked(text.format(subject), "colour", thing.colour, difficulty)
+
+
+def _shape(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    named = _point_out(facts, dice, "shape")
+    if named is None:
+        return None
+    thing, subject, difficulty = named
+    text = dice.pick(
+        (
+            "What shape is the {}?",
+            "What is the shape of the {}?",
+            "Which shape does the {} have?",
+        )
+    )
+    return Asked(text.format(subject), "shape", thing.shape, difficulty)
+
+
+def _relation(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    if not facts.related:
+        return None
+    place, other, words = dice.pick(facts.related)
+    word = dice.pick(words)
+    first = noun(_shorter(facts.unique[place], dice))
+    second = noun(_shorter(facts.unique[other], dice))
+    word = word if yes else OPPOSITE[word]
+    text = dice.pick(("Is the {} {} the {}?", "Does the {} lie {} the {}?"))
+    return Asked(text.format(first, word, second), "relation", YES_NO[yes], 0.05)
+
+
+def _compare(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    if len(facts.things) == 1:
+        return None
+    sizes = _compare_sizes(facts, dice, yes) if dice.chance(0.5) else None
+    return sizes or _compare_numbers(facts, dice, yes)
+
+
+def _compare_sizes(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    large, small = (
+        [
+            options
+            for thing, unique in zip(facts.things, facts.unique, strict=True)
+            if thing.size == size and (options := [d for d in unique if not d.size])
+        ]
+        for size in ("large", "small")
+    )
+    if not large or not small:
+        return None
+    greater = noun(_shorter(dice.pick(large), dice))
+    lesser = noun(_shorter(dice.pick(small), dice))
+    word, order = dice.pick(
+        (("larger", (greater, lesser)), ("smaller", (lesser, greater)))
+    )
+    first, second = order if yes else order[::-1]
+    return Asked(
+        f"Is the {first} {word} than the {second}?", "compare", YES_NO[yes], 0.05
+    )
+
+
+def _compare_numbers(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    options = [Description(colour=colour) for colour in COLOURS]
+    if dice.chance(0.5):
+        options = [Description(shape=shape) for shape in SHAPES]
+    present = [d for d in options if facts.counts[d]]
+    greater = dice.pick(present)
+    fewer = [d for d in present if facts.counts[d] != facts.counts[greater]]
+    lesser = dice.pick(fewer or [d for d in options if d not in present])
+    if facts.counts[greater] < facts.counts[lesser]:
+        greater, lesser = lesser, greater
+    word, order = dice.pick((("more", (greater, lesser)), ("fewer", (lesser, greater))))
+    first, second = (noun(d, plural=True) for d in (order if yes else order[::-1]))
+    text = dice.pick(("Are there {} {} than {}?", "Can you see {} {} than {}?"))
+    return Asked(text.format(word, first, second), "compare", YES_NO[yes], 0.06)
+
+
+def _logic(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
+    present = sorted({Description(None, None, t.colour, t.shape) for t in facts.things})
+    if len(present) == 1:
+        return None
+    both = dice.chance(0.5)
+    # "and" fails and "or" holds mostly by one of the two, which keeps the other honest.
+    one = dice.pick(((True, False), (False, True)))
+    holds = one if yes != both else (yes, yes)
+    pair = dice.shuffled(present)[:2]
+    first, second = (
+        d if held else _absent(d, facts, dice)
+        for d, held in zip(pair, holds, strict=True)
+    )
+    if first == second:
+        return None
+    opening = dice.pick(("Is there", "Can you see", "Does the picture show"))
+    either = dice.pick(("", " both" if both else " either"))
+    text = f"{opening}{either} {a(first)} {'and' if both else 'or'} {a(second)}?"
+    return Asked(text, "and/or", YES_NO[yes], 0.06)
+
+
+def _absent(present: Description, facts: Facts, dice: Dice) -> Description:
+    # Held-out pairs are exchanged for held-out ones and seen for seen: otherwise their
+    # very mention would tell the answer, and training would say that they never occur.
+    while True:
+        changed = _altered(present, dice)
+        if facts.counts[changed] == 0:
+            return changed
+
+
+def _altered(present: Description, dice: Dice) -> Description:
+    if present.colour is None:
+        return present._replace(shape=dice.pick(SHAPES))
+    if present.shape is None:
+        return present._replace(colour=dice.pick(COLOURS))
+    pair = present.shape, present.colour
+    shape, colour = dice.pick(HELD_OUT if pair in HELD_OUT else SEEN)
+    near = dice.pick(((shape, present.colour), (present.shape, colour)))
+    if pair not in HELD_OUT and near in SEEN:
+        shape, colour = near
+    return present._replace(shape=shape, colour=colour)
+
+
+def _point_out(
+    facts: Facts, dice: Dice, hidden: str
+) -> tuple[Thing, str, float] | None:
+    # Most are named by their own attributes, some by where they lie.
+    if dice.chance(0.3):
+        placed = _by_place(facts, dice)
+        if placed is not None:
+            return *placed, 0.09
+    attribute = Description._fields.index(hidden)
+    named = [
+        (thing, options)
+        for thing, unique in zip(facts.things, facts.unique, strict=True)
+        if (options := [d for d in unique if d[attribute] is None])
+    ]
+    if not named:
+        return None
+    thing, options = dice.pick(named)
+    return thing, noun(_shorter(options, dice)), 0.04
+
+
+def _by_place(facts: Facts, dice: Dice) -> tuple[Thing, str] | None:
+    anchors = [place for place, options in enumerate(facts.unique) if options]
+    if len(facts.things) == 1 or not anchors:
+        return None
+    place = dice.pick(anchors)
+    anchor, relation = facts.things[place], dice.pick(tuple(OPPOSITE))
+    others = [thing for thing in facts.things if thing is not anchor]
+    found = [thing for thing in others if relation in relations(thing, anchor)]
+    rest = [thing for thing in others if clearly_not(thing, relation, anchor)]
+    if len(found) != 1 or len(rest) != len(others) - 1:
+        return None
+    name = noun(_shorter(facts.unique[place], dice))
+    return found[0], f"object {relation} the {name}"
+
+
+def _shorter(options: list[Description], dice: Dice) -> Description:
+    # The shorter of two: people name a thing by little more than sets it apart.
+    return min(dice.pick(options), dice.pick(options), key=lambda d: -d.count(None))
+
+
+_COUNT_WEIGHTS = (0.5, 0.5, 0.9, 1.6, 2.0, 2.0, 2.0)
+_MAKERS: dict[str, Maker] = {
+    "exist": _exist,
+    "count": _count,
+    "colour": _colour,
+    "shape": _shape,
+    "relation": _relation,
+    "compare": _compare,
+    "and/or": _logic,
+}
+KINDS = tuple(_MAKERS)

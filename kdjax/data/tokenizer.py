@@ -1,0 +1,215 @@
+"""Text to token ids: Hugging Face tokenizers, and a small one trained on the spot."""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+from etils import epath
+from jaxtyping import Int32
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from kdjax.errors import UserError
+
+PAD, UNKNOWN, BOS, EOS = "[PAD]", "[UNK]", "[BOS]", "[EOS]"
+_SPECIALS = (PAD, UNKNOWN, BOS, EOS)
+_CACHED_TEXTS = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Token ids of fixed length from a `tokenizers.Tokenizer`.
+
+    Attributes:
+        backend: splits a text and adds the special tokens; neither pads nor truncates.
+        special_tokens: "pad_token", "eos_token" and any others, as `transformers`
+            names them.
+    """
+
+    backend: tokenizers.Tokenizer
+    special_tokens: Mapping[str, str]
+
+    def encode(
+        self, texts: Sequence[str], length: int
+    ) -> Int32[np.ndarray, "n length"]:
+        """Return [n, length] ids: cut so that the end token stays last, then padded.
+
+        The latest texts are remembered, since captions and questions come again.
+        """
+        ids = np.empty((len(texts), length), np.int32)
+        for row, text in enumerate(texts):
+            ids[row] = self._encode_one(text, length)
+        return ids
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def pad_id(self) -> int:
+        """Id that fills a row after its text."""
+        return self.backend.token_to_id(self.special_tokens["pad_token"])
+
+    @functools.cached_property
+    def eos_id(self) -> int:
+        """Id that ends a text."""
+        return self.backend.token_to_id(self.special_tokens["eos_token"])
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write files from which `transformers.AutoTokenizer` opens the directory."""
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        special = dict(self.special_tokens)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+        (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+
+    @functools.cached_property
+    def _encode_one(self) -> Any:
+        # A cache of the instance's own: it goes when the tokenizer goes.
+        return functools.lru_cache(maxsize=_CACHED_TEXTS)(self._encode_uncached)
+
+    def _encode_uncached(self, text: str, length: int) -> Int32[np.ndarray, " length"]:
+        ids = self.backend.encode(text).ids
+        if len(ids) > length:
+            ended = ids[-1] == self.eos_id
+            ids = [*ids[: length - 1], self.eos_id] if ended else ids[:length]
+        row = np.full(length, self.pad_id, np.int32)
+        row[: len(ids)] = ids
+        return row
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Tokenizer:
+    """Return a lower-case word tokenizer with the most frequent words of `texts`.
+
+    A text becomes `[BOS] words [EOS]`; ids 0 to 3 are pad, unknown, bos and eos. Words
+    of equal count are ordered alphabetically, so the same texts in any order give the
+    same ids.
+
+    Raises:
+        UserError: there is no word, or no room for one.
+    """
+    normalizer = normalizers.Lowercase()
+    splitter = pre_tokenizers.Whitespace()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        words = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        counts.update(word for word, _ in words)
+    room = vocab_size - len(_SPECIALS)
+    if room < 1 or not counts:
+        raise UserError(
+            f"a tokenizer of {vocab_size} ids over {len(counts)} distinct words has no "
+            f"word: give texts and a vocab_size above {len(_SPECIALS)}"
+        )
+    # A word that spells a special token must not take its id.
+    for token in _SPECIALS:
+        counts.pop(token.lower(), None)
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))[:room]
+    vocab = {word: i for i, word in enumerate((*_SPECIALS, *frequent))}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = splitter
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}",
+        special_tokens=[(BOS, vocab[BOS]), (EOS, vocab[EOS])],
+    )
+    backend.add_special_tokens(list(_SPECIALS))
+    special = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": BOS}
+    return Tokenizer(backend, {**special, "eos_token": EOS})
+
+
+def load_tokenizer(name_or_directory: str | os.PathLike[str]) -> Tokenizer:
+    """Return the tokenizer of a directory or of a name on the Hugging Face hub.
+
+    A directory with `tokenizer.json` is read directly; anything else goes through
+    `transformers.AutoTokenizer`, which keeps to its cache under `HF_HUB_OFFLINE=1`.
+
+    Raises:
+        UserError: there is no such tokenizer, or it has no end token.
+    """
+    name = os.fspath(name_or_directory)
+    folder = epath.Path(name)
+    if (folder / "tokenizer.json").exists():
+        backend, special = _read_directory(folder)
+    else:
+        backend, special = _read_with_transformers(name)
+    backend.no_padding()
+    backend.no_truncation()
+    return Tokenizer(backend, _checked(name, backend, special))
+
+
+def _read_directory(
+    folder: epath.Path,
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    path = folder / "tokenizer.json"
+    try:
+        text = path.read_text()
+        backend = tokenizers.Tokenizer.from_str(text)
+        padding = json.loads(text).get("padding") or {}
+        entries = {
+            **_read_json(folder / "special_tokens_map.json"),
+            **_read_json(folder / "tokenizer_config.json"),
+        }
+    # The Rust side raises bare exceptions.
+    except Exception as error:
+        raise UserError(
+            f"{path} or the files beside it cannot be read as a tokenizer ({error}): "
+            "save it again"
+        ) from error
+    special = {"pad_token": padding["pad_token"]} if "pad_token" in padding else {}
+    return backend, special | _special_tokens(entries)
+
+
+def _read_with_transformers(name: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(name)
+        backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        raise UserError(
+            f"there is no tokenizer at {name!r}: give a directory with tokenizer.json "
+            "or a name on the Hugging Face hub that has one (and unset HF_HUB_OFFLINE "
+            "to download it)"
+        ) from error
+    return backend, _special_tokens(loaded.special_tokens_map)
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _special_tokens(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return the named tokens of a config, written as strings or `{"content": ...}`."""
+    tokens = {}
+    for key in ("pad_token", "unk_token", "bos_token", "eos_token"):
+        value = entries.get(key)
+        if value is not None:
+            tokens[key] = str(value["content"] if isinstance(value, dict) else value)
+    return tokens
+
+
+def _checked(
+    name: str, backend: tokenizers.Tokenizer, special: dict[str, str]
+) -> dict[str, str]:
+    if "eos_token" not in special:
+        raise UserError(
+            f"the tokenizer of {name!r} names no eos_token: add it to its "
+            "tokenizer_config.json"
+        )
+    # CLIP's own tokenizer pads with the end token.
+    special.setdefault("pad_token", special["eos_token"])
+    for key in ("pad_token", "eos_token"):
+        if backend.token_to_id(special[key]) is None:
+            raise UserError(
+                f"the {key} {special[key]!r} of {name!r} is not in its vocabulary: "
+                "correct tokenizer_config.json"
+            )
+    return special

@@ -1,0 +1,77 @@
+"""A study: make the runs of the grid that are not there yet, and answer."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from kdjax.commands.reporter import Reporter, clock
+from kdjax.commands.run import run_command
+from kdjax.commands.workdir import Workdir
+from kdjax.study.answer import answer
+from kdjax.study.grid import Entry, PlannedRun, plan
+from kdjax.study.report import save_figures, write_csv, write_report
+from kdjax.study.summary import summary_table
+
+# Runs lie beside the studies, so that studies share them.
+CELLS = "cells"
+
+
+def run_study(
+    config: ConfigDict, path: epath.PathLike, reporter: Reporter
+) -> dict[str, Any]:
+    """Make a study's runs, write results.csv and report.html, and print a table."""
+    started = time.monotonic()
+    workdir = Workdir(path, "study", config)
+    cells = workdir.path.parent / CELLS
+    entries = plan(config)
+    make_runs(entries, cells, reporter)
+    before = workdir.read_json("seconds.json") or 0.0
+    seconds = before + time.monotonic() - started
+    workdir.write_json("seconds.json", seconds)
+    result = answer(config, entries, cells, workdir, seconds)
+    write_csv(result.rows, workdir.path / "results.csv")
+    save_figures(result, workdir.path)
+    write_report(result, workdir.path / "report.html")
+    if not reporter.quiet:
+        import rich
+
+        rich.print(summary_table(result))
+        print(f"{clock(time.monotonic() - started)}; {workdir.path / 'report.html'}")
+    verdicts = {rank.objectives: rank.verdict for rank in result.ranks}
+    return {"command": "study", "run": workdir.run, "verdicts": verdicts}
+
+
+def make_runs(
+    entries: Sequence[Entry], cells: epath.Path, reporter: Reporter
+) -> None:
+    """Make every run that is not finished; the time left is told before each."""
+    runs = _runs(entries)
+    todo = [run for run in runs if not (cells / run[1].name / "results.json").exists()]
+    total = sum(run.config.steps for _, run in todo)
+    if len(todo) < len(runs):
+        reporter.say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
+    started, done = time.monotonic(), 0
+    for number, (label, run) in enumerate(todo, start=1):
+        spent = time.monotonic() - started
+        left = f", {clock(spent / done * (total - done))} left" if done else ""
+        place = f"[{number} of {len(todo)}{left}] {label}: "
+        inner = Reporter(reporter.every, place, reporter.quiet)
+        run_command(run.command, run.config, cells / run.name, inner)
+        done += run.config.steps
+
+
+def _runs(entries: Sequence[Entry]) -> list[tuple[str, PlannedRun]]:
+    """Return the runs of the entries in an order in which each finds its teacher."""
+    seen: set[str] = set()
+    runs = []
+    for entry in entries:
+        label = entry.name if entry.kind in ("teacher", "control") else ""
+        label = label or f"{entry.name}, seed {entry.seed}"
+        for run in (entry.clip, entry.vqa):
+            if run is not None and run.name not in seen:
+                seen.add(run.name)
+                runs.append((label, run))
+    return runs
