@@ -57,11 +57,13 @@ def contrastive_batches(
             iterator) a record cannot be read.
     """
 
-    def build(indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]):
+    def build(
+        indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]
+    ) -> Batch:
         records = _read(source, indices)
         counts = np.array([len(record.captions) for record in records], np.uint64)
         if not counts.all():
-            index = indices[int(np.argmin(counts))]
+            index = int(indices[np.argmin(counts)])
             raise UserError(f"{_where(source, index)} has no caption: give it one")
         chosen = (_random_bits(seed, positions) % counts).astype(np.int32)
         texts = [r.captions[c] for r, c in zip(records, chosen.tolist(), strict=True)]
@@ -121,7 +123,9 @@ def vqa_batches(
     answer_ids = {answer: i for i, answer in enumerate(answers)}
     prepared = _prepared_questions(tokenizer, question_length, answer_ids)
 
-    def build(indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]):
+    def build(
+        indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]
+    ) -> Batch:
         records = _read(source, indices)
         asked = [prepared(i, r) for i, r in zip(indices.tolist(), records, strict=True)]
         counts = np.array([len(a.ids) for a in asked])
@@ -245,19 +249,21 @@ def _stream(
     """Return the endless stream of this host's batches."""
     if len(source) == 0:
         raise UserError(f"{source.name} {source.split!r} has no record: choose another")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed} is out of range: choose one from 0 to 2**32 - 1")
 
     def with_positions(k: int, indices: Int64[np.ndarray, " b"]) -> Batch:
         first = k * hosts.batch_size + hosts.index * hosts.rows
         return build(indices, np.arange(first, first + hosts.rows, dtype=np.uint64))
 
-    # Indices alone go through Grain: whole batches are made at once from them, which
-    # costs a tenth of what a Python call for every row and stage does.
+    # Indices alone go through Grain, and a whole batch is made from them at once: a
+    # Python call for every row and every stage would cost more than the work itself.
     return (
         grain.MapDataset.range(len(source))
         .seed(seed)
         .shuffle()
         .repeat()
-        .batch(hosts.rows, batch_fn=np.array)
+        .batch(hosts.rows, drop_remainder=True, batch_fn=np.array)
         .slice(slice(hosts.index, None, hosts.count))
         .map_with_index(with_positions)
         .to_iter_dataset(
@@ -266,7 +272,9 @@ def _stream(
     )
 
 
-def _random_bits(seed: int, *counters: UInt64[np.ndarray, "..."]):
+def _random_bits(
+    seed: int, *counters: UInt64[np.ndarray, "..."]
+) -> UInt64[np.ndarray, "..."]:
     """Return 64 random bits for every (seed, counters), broadcast: splitmix64.
 
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
@@ -317,16 +325,17 @@ def _prepared_questions(
     kept: dict[int, _Asked] = {}
 
     def prepared(index: int, record: Record) -> _Asked:
-        if index not in kept:
+        asked = kept.get(index)
+        if asked is None:
             if len(kept) >= _CACHED_RECORDS:
                 kept.clear()
             scored = [targets(question.answers) for question in record.questions]
-            kept[index] = _Asked(
+            asked = kept[index] = _Asked(
                 tokenizer.encode([q.question for q in record.questions], length),
                 tuple(classes for classes, _ in scored),
                 tuple(scores for _, scores in scored),
             )
-        return kept[index]
+        return asked
 
     return prepared
 
@@ -338,7 +347,7 @@ def soft_target(
 
     n annotators out of ten said the answer; answers that are no class are dropped. The
     score is the VQA accuracy of the answer, averaged over the ten ways to leave one
-    annotator out, as Bottom-Up Top-Down (arXiv:1707.07998) trains on it.
+    annotator out, and is trained on as in Teney et al. (arXiv:1708.02711).
     """
     counts: dict[int, int] = {}
     for answer in said:

@@ -54,12 +54,12 @@ class Tokenizer:
     @functools.cached_property
     def pad_id(self) -> int:
         """Id that fills a row after its text."""
-        return self.backend.token_to_id(self.special_tokens["pad_token"])
+        return self._id_of("pad_token")
 
     @functools.cached_property
     def eos_id(self) -> int:
         """Id that ends a text."""
-        return self.backend.token_to_id(self.special_tokens["eos_token"])
+        return self._id_of("eos_token")
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write files from which `transformers.AutoTokenizer` opens the directory."""
@@ -70,6 +70,15 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True))
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
         (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+
+    def _id_of(self, key: str) -> int:
+        token_id = self.backend.token_to_id(self.special_tokens[key])
+        if token_id is None:
+            raise UserError(
+                f"the {key} {self.special_tokens[key]!r} is not in the tokenizer's "
+                "vocabulary: correct its tokenizer_config.json"
+            )
+        return token_id
 
     @functools.cached_property
     def _encode_one(self) -> Any:
@@ -142,7 +151,16 @@ def load_tokenizer(name_or_directory: str | os.PathLike[str]) -> Tokenizer:
         backend, special = _read_with_transformers(name)
     backend.no_padding()
     backend.no_truncation()
-    return Tokenizer(backend, _checked(name, backend, special))
+    if "eos_token" not in special:
+        raise UserError(
+            f"the tokenizer of {name!r} names no eos_token: add it to its "
+            "tokenizer_config.json"
+        )
+    # CLIP's own tokenizer pads with the end token.
+    tokenizer = Tokenizer(backend, {"pad_token": special["eos_token"], **special})
+    for key in ("pad_token", "eos_token"):
+        tokenizer._id_of(key)
+    return tokenizer
 
 
 def _read_directory(
@@ -194,22 +212,3 @@ def _special_tokens(entries: Mapping[str, Any]) -> dict[str, str]:
         if value is not None:
             tokens[key] = str(value["content"] if isinstance(value, dict) else value)
     return tokens
-
-
-def _checked(
-    name: str, backend: tokenizers.Tokenizer, special: dict[str, str]
-) -> dict[str, str]:
-    if "eos_token" not in special:
-        raise UserError(
-            f"the tokenizer of {name!r} names no eos_token: add it to its "
-            "tokenizer_config.json"
-        )
-    # CLIP's own tokenizer pads with the end token.
-    special.setdefault("pad_token", special["eos_token"])
-    for key in ("pad_token", "eos_token"):
-        if backend.token_to_id(special[key]) is None:
-            raise UserError(
-                f"the {key} {special[key]!r} of {name!r} is not in its vocabulary: "
-                "correct tokenizer_config.json"
-            )
-    return special

@@ -1,0 +1,17 @@
+"""What is minimised: pure functions of embeddings, combined by config."""
+
+from kdjax.embeddings import Embeddings
+from kdjax.objectives.calibration import match_entropy, mean_row_entropy
+from kdjax.objectives.combine import Objective, build_objective
+from kdjax.objectives.registry import expand, objective_names, preset_names
+
+__all__ = [
+    "Embeddings",
+    "Objective",
+    "build_objective",
+    "expand",
+    "match_entropy",
+    "mean_row_entropy",
+    "objective_names",
+    "preset_names",
+]

@@ -97,7 +97,7 @@ def _circle(x: Row, y: Column) -> Plane:
 
 
 def _square(x: Row, y: Column) -> Plane:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.76
+    return np.maximum(np.abs(x), np.abs(y)) - 0.7
 
 
 def _diamond(x: Row, y: Column) -> Plane:

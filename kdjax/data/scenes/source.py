@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from operator import index as as_index
+from typing import SupportsIndex
 
 from kdjax.data.records import Question, Record
 from kdjax.data.scenes.annotators import ANSWERS, annotate, answer_type
@@ -80,23 +81,23 @@ class Scenes:
             f"questions_per_image={self.questions_per_image})"
         )
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: SupportsIndex) -> Record:
         """Make sample `index`.
 
         Raises:
             IndexError: if `index` is negative or not below the length.
         """
-        index = self._checked(index)
-        scene = self.scene(index)
+        place = self._checked(index)
+        scene = self.scene(place)
         return Record(
-            image_id=self._image_id(index),
+            image_id=self._image_id(place),
             image=draw(scene, self.image_size),
-            captions=self._captions(scene, index),
-            questions=self._questions(scene, index),
+            captions=self._captions(scene, place),
+            questions=self._questions(scene, place),
             label=_label(scene),
         )
 
-    def scene(self, index: int) -> Scene:
+    def scene(self, index: SupportsIndex) -> Scene:
         """Return the facts behind sample `index`; raises IndexError outside."""
         dice = self._dice(self._checked(index), _SCENE)
         return sample_scene(dice, held_out=self.split == "compositional")
@@ -137,7 +138,7 @@ class Scenes:
     def _dice(self, index: int, stream: int) -> Dice:
         return Dice(self.seed, SPLITS.index(self.split), index, stream)
 
-    def _checked(self, index: int) -> int:
+    def _checked(self, index: SupportsIndex) -> int:
         place = as_index(index)
         if not 0 <= place < self.size:
             raise IndexError(

@@ -1,0 +1,45 @@
+"""What contrastive objectives share, and the contrastive task loss itself."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.embeddings import Embeddings
+
+# The square of the smallest norm that is divided by; below it a row stays near zero.
+TINY = 1e-24
+
+
+def normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Return rows of length one in float32; a zero row stays zero, with no NaN."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), TINY))
+
+
+def pair_logits(
+    rows: Float[Array, "B D"],
+    columns: Float[Array, "B D"],
+    scale: Float[Array, ""] | float,
+) -> Float[Array, "B B"]:
+    """Return the scaled cosine of every row with every column."""
+    cosines = jnp.matmul(
+        normalize(rows), normalize(columns).T, precision=jax.lax.Precision.HIGHEST
+    )
+    return scale * cosines
+
+
+def diagonal_cross_entropy(logits: Float[Array, "B B"]) -> Float[Array, ""]:
+    """Return the mean over rows of the cross-entropy with the diagonal as target."""
+    return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits)))
+
+
+def clip_loss(student: Embeddings) -> Float[Array, ""]:
+    """Return CE(L) both ways, L = s n(I) n(T)^T (Radford 2021, arXiv:2103.00020).
+
+    Args:
+        student: image and text [B, D], logit_scale.
+    """
+    logits = pair_logits(
+        student.image, student.text, student.logit_scale.astype(jnp.float32)
+    )
+    return (diagonal_cross_entropy(logits) + diagonal_cross_entropy(logits.T)) / 2
