@@ -1,8 +1,8 @@
 """What every data source yields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -46,6 +46,7 @@ class Record:
     label: int = -1
 
 
+@runtime_checkable
 class Source(Protocol):
     """A random-access sequence of records.
 
@@ -64,3 +65,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def texts(self, limit: int = 2000) -> Iterator[str]:
+        """Yield captions and questions of the first records, for a tokenizer."""
+        ...

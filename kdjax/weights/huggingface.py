@@ -200,7 +200,9 @@ def config_to_theirs(config: CLIPConfig) -> dict[str, Any]:
             **_tower_to_theirs(config.text),
             "vocab_size": config.text.vocab_size,
             "max_position_embeddings": config.text.context_length,
+            "bos_token_id": None,
             "eos_token_id": config.text.eos_id,
+            "pad_token_id": None,
             "projection_dim": config.embed_dim,
         },
     }

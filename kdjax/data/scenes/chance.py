@@ -12,7 +12,7 @@ def _uniforms(bits: np.random.Philox) -> Iterator[float]:
     # Only the raw bits of a generator are promised to stay the same over NumPy's
     # releases, so the step to [0, 1) is made here: the top 53 bits of each word.
     while True:
-        yield from ((bits.random_raw(256) >> np.uint64(11)) * 2.0**-53).tolist()
+        yield from ((bits.random_raw(128) >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 class Dice:

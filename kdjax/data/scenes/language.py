@@ -1,6 +1,7 @@
 """How a scene is put into words: noun phrases and captions."""
 
 from collections import Counter
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -19,15 +20,15 @@ class Description(NamedTuple):
     shape: str | None = None
 
 
-def descriptions(thing: Thing) -> list[Description]:
+def descriptions(thing: Thing) -> tuple[Description, ...]:
     """List all sixteen descriptions that are true of a thing, "object" first."""
-    options = product(
-        (None, thing.size),
-        (None, thing.texture),
-        (None, thing.colour),
-        (None, thing.shape),
-    )
-    return [*map(Description._make, options)]
+    return _descriptions(thing.size, thing.texture, thing.colour, thing.shape)
+
+
+@cache
+def _descriptions(*attributes: str) -> tuple[Description, ...]:
+    options = product(*((None, attribute) for attribute in attributes))
+    return tuple(Description(*option) for option in options)
 
 
 def noun(description: Description, *, plural: bool = False) -> str:

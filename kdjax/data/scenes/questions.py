@@ -66,21 +66,20 @@ class Facts:
     def by_count(self) -> dict[int, list[Description]]:
         """The descriptions of at most two attributes, by how many things they fit."""
         found: dict[int, list[Description]] = {}
-        for description, many in self.counts.items():
-            if description.count(None) >= 2:
-                found.setdefault(many, []).append(description)
+        for description in dict.fromkeys(d for each in self.true for d in _short(each)):
+            found.setdefault(self.counts[description], []).append(description)
         return found
 
     @cached_property
-    def related(self) -> list[tuple[int, int, list[str]]]:
-        """Pairs of things that can both be named, with how the first stands."""
-        named = [place for place, options in enumerate(self.unique) if options]
-        return [
-            (place, other, words)
-            for place in named
-            for other in named
-            if (words := relations(self.things[place], self.things[other]))
-        ]
+    def named(self) -> list[int]:
+        """The places of the things that some description is true of alone."""
+        return [place for place, options in enumerate(self.unique) if options]
+
+
+def _short(true: tuple[Description, ...]) -> tuple[Description, ...]:
+    # The order of the sixteen counts in binary, a bit for each attribute. Size alone,
+    # the eighth, is left out: there is no scene with more than three large things.
+    return true[:7] + true[9:11] + true[12:13]
 
 
 Maker = Callable[[Facts, Dice, bool], Asked | None]
@@ -132,12 +131,9 @@ def _exist(facts: Facts, dice: Dice, yes: bool) -> Asked:
 
 
 def _count(facts: Facts, dice: Dice, yes: bool) -> Asked:
-    described = dict(facts.by_count)
-    missing = Description(colour=dice.pick(COLOURS))
-    if dice.chance(0.5):
-        missing = Description(shape=dice.pick(SHAPES))
-    if facts.counts[missing] == 0:
-        described[0] = [missing]
+    # Nothing is counted as none in words of the same form as what is there.
+    named = [d for d in _short(dice.pick(facts.true)) if d.colour or d.shape]
+    described = {**facts.by_count, 0: [_absent(dice.pick(named), facts, dice)]}
     numbers = sorted(described)
     # Large counts are rare in the scenes, so they are asked for where they exist.
     many = dice.weighted(numbers, [_COUNT_WEIGHTS[number] for number in numbers])
@@ -183,9 +179,12 @@ def _shape(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
 
 
 def _relation(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
-    if not facts.related:
+    if len(facts.named) < 2:
         return None
-    place, other, words = dice.pick(facts.related)
+    place, other = dice.shuffled(facts.named)[:2]
+    words = relations(facts.things[place], facts.things[other])
+    if not words:
+        return None
     word = dice.pick(words)
     first = noun(_shorter(facts.unique[place], dice))
     second = noun(_shorter(facts.unique[other], dice))
@@ -303,10 +302,9 @@ def _point_out(
 
 
 def _by_place(facts: Facts, dice: Dice) -> tuple[Thing, str] | None:
-    anchors = [place for place, options in enumerate(facts.unique) if options]
-    if len(facts.things) == 1 or not anchors:
+    if len(facts.things) == 1 or not facts.named:
         return None
-    place = dice.pick(anchors)
+    place = dice.pick(facts.named)
     anchor, relation = facts.things[place], dice.pick(tuple(OPPOSITE))
     others = [thing for thing in facts.things if thing is not anchor]
     found = [thing for thing in others if relation in relations(thing, anchor)]
