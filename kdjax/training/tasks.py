@@ -5,7 +5,7 @@ A task is a frozen value, so equal tasks share one compiled step.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -21,6 +21,7 @@ Batch = Mapping[str, Any]
 Options = tuple[tuple[str, Any], ...]
 
 
+@runtime_checkable
 class Task(Protocol):
     """The part of a training step that knows the model."""
 

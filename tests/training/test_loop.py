@@ -1,0 +1,134 @@
+"""A run that was stopped and started again equals one that never stopped."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from kdjax.data.easy_vqa import EasyVQA
+from kdjax.data.loader import contrastive_batches
+from kdjax.data.tokenizer import train_tokenizer
+from kdjax.errors import UserError
+from kdjax.models import architecture
+from kdjax.models.zoo import with_vocabulary
+from kdjax.parallel import make_mesh
+from kdjax.training.interrupt import Interrupted
+from kdjax.training.loop import LoopConfig, train
+from kdjax.training.metrics import read_metrics
+from kdjax.training.optimizer import OptimizerConfig
+from kdjax.training.steps import build_program
+from kdjax.training.tasks import ContrastiveTask
+
+STEPS = 12
+LOOP = LoopConfig(seed=3, steps=STEPS, log_every=2, checkpoint_every=4)
+OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-3, weight_decay=0.1, warmup=0.1, b2=0.98, clip_norm=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return EasyVQA("validation")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(source):
+    return train_tokenizer(source.texts())
+
+
+@pytest.fixture(scope="module")
+def program(tokenizer):
+    config = with_vocabulary(
+        architecture("tiny-16"), tokenizer.vocab_size, tokenizer.eos_id
+    )
+    task = ContrastiveTask(config, None, (("clip", (("weight", 1.0),)),))
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    return build_program(task, OPTIMIZER, STEPS, mesh), mesh
+
+
+@pytest.fixture
+def fit(source, tokenizer, program):
+    def run(workdir, loop=LOOP, progress=lambda *numbers: None, compiled=None):
+        batches = contrastive_batches(
+            source, {"student": (tokenizer, 16)}, batch_size=8, seed=loop.seed
+        )
+        workdir = epath.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        state, _ = train(
+            compiled or program[0],
+            loop,
+            batches=iter(batches),
+            mesh=program[1],
+            workdir=workdir,
+            progress=progress,
+        )
+        return jax.device_get(state)
+
+    return run
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_loss_falls_and_every_logged_step_has_one_line(fit, tmp_path):
+    fit(tmp_path)
+    rows = read_metrics(epath.Path(tmp_path))
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(row["clip"] == row["loss"] for row in rows)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(fit, tmp_path):
+    def stop_at_six(step, steps, loss):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(Interrupted) as stopped:
+        fit(tmp_path / "stopped", progress=stop_at_six)
+    assert stopped.value.signum == signal.SIGTERM
+    resumed = fit(tmp_path / "stopped")
+    assert_equal(whole, resumed)
+    texts = [(tmp_path / d / "metrics.jsonl").read_text() for d in ("whole", "stopped")]
+    rows = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    by_step = [{row["step"]: row for row in run} for run in rows]
+    assert len(by_step[1]) == len(rows[1])
+    for step, row in by_step[0].items():
+        assert by_step[1][step] == row
+
+
+def test_torn_and_later_lines_are_dropped_on_resume(fit, tmp_path):
+    fit(tmp_path, replace(LOOP, steps=8))
+    file = tmp_path / "metrics.jsonl"
+    rows = file.read_text()
+    file.write_text(rows + '{"step": 10, "loss": 1.0}\n{"step": 12, "lo')
+    fit(tmp_path)
+    steps = [row["step"] for row in read_metrics(epath.Path(tmp_path))]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_another_seed_is_another_run(fit, tmp_path):
+    first = fit(tmp_path / "a", replace(LOOP, steps=1))
+    second = fit(tmp_path / "b", replace(LOOP, steps=1, seed=4))
+    leaves = zip(
+        jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
+    )
+    assert any(not np.array_equal(a, b) for a, b in leaves)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(fit, program, tmp_path):
+    compiled, _ = program
+
+    def poisoned(state, frozen, batch):
+        state, values = compiled.step(state, frozen, batch)
+        return state, {**values, "loss": values["loss"] * float("nan")}
+
+    broken = replace(compiled, step=poisoned)
+    with pytest.raises(UserError, match="the loss is nan at step 2"):
+        fit(tmp_path, compiled=broken)
