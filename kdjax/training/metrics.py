@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
 FILE = "metrics.jsonl"
 
 
-def read_metrics(workdir: epath.Path) -> list[dict[str, float]]:
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """Return the whole lines of a run's metrics; a torn last line is left out."""
     path = workdir / FILE
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
     for line in path.read_text().splitlines():

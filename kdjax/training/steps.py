@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
 from kdjax.training.optimizer import (
@@ -25,16 +25,16 @@ from kdjax.training.tasks import Batch, Params, Task
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step changes; also the tree of its shapes or shardings.
 
     Attributes:
-        step: updates made so far.
+        step: updates made so far, an int32 scalar.
         params: nested dicts of what is trained, the objective's parameters included.
         opt_state: the optimiser's.
     """
 
-    step: Int[Array, ""]
-    params: Params
+    step: Any
+    params: Any
     opt_state: Any
 
 
