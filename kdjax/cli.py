@@ -1,9 +1,10 @@
-"""The command line: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
+"""Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kdjax.errors import UserError
@@ -103,7 +104,7 @@ def _start() -> None:
     import jax
 
     logging.getLogger("absl").setLevel(logging.WARNING)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,6 +1,6 @@
 """A student from a teacher's run, on easy-VQA.
 
-    kdjax distill --config=configs/distill/easy_vqa.py --workdir=runs/student \
+kdjax distill --config=configs/distill/easy_vqa.py --workdir=runs/student \
         --config.teacher=runs/teacher
 """
 

@@ -1,6 +1,6 @@
 """A student from a teacher's run, on procedural scenes.
 
-    kdjax distill --config=configs/distill/scenes.py --workdir=runs/student \
+kdjax distill --config=configs/distill/scenes.py --workdir=runs/student \
         --config.teacher=runs/teacher
 """
 

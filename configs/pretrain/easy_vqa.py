@@ -1,6 +1,6 @@
 """A CLIP model from the captions of easy-VQA's 3,600 training images.
 
-    kdjax pretrain --config=configs/pretrain/easy_vqa.py --workdir=runs/teacher
+kdjax pretrain --config=configs/pretrain/easy_vqa.py --workdir=runs/teacher
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """A CLIP model from the captions of procedural scenes.
 
-    kdjax pretrain --config=configs/pretrain/scenes.py --workdir=runs/teacher
+kdjax pretrain --config=configs/pretrain/scenes.py --workdir=runs/teacher
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Question answering on easy-VQA from any vision tower.
 
-    kdjax vqa --config=configs/vqa/easy_vqa.py --workdir=runs/answers \
+kdjax vqa --config=configs/vqa/easy_vqa.py --workdir=runs/answers \
         --config.tower=runs/student
 """
 

@@ -1,6 +1,6 @@
 """Question answering on procedural scenes from any vision tower.
 
-    kdjax vqa --config=configs/vqa/scenes.py --workdir=runs/answers \
+kdjax vqa --config=configs/vqa/scenes.py --workdir=runs/answers \
         --config.tower=runs/student
 """
 
@@ -12,7 +12,9 @@ from kdjax.config import training_defaults
 def get_config() -> ConfigDict:
     """Return the config."""
     config = training_defaults()
-    config.data = ConfigDict({"name": "scenes", "seed": 0, "size": 10_000, "blank": False})
+    config.data = ConfigDict(
+        {"name": "scenes", "seed": 0, "size": 10_000, "blank": False}
+    )
     config.tower = "tiny-8"
     config.frozen_tower = False
     config.tokenizer = "trained"

@@ -53,7 +53,9 @@ def source_of(config: ConfigDict, split: str) -> Source:
 
 def tokenizer_of(name: str, source: Source) -> Tokenizer:
     """Return the tokenizer of that name; "trained" is made from the data's texts."""
-    return train_tokenizer(source.texts()) if name == "trained" else load_tokenizer(name)
+    return (
+        train_tokenizer(source.texts()) if name == "trained" else load_tokenizer(name)
+    )
 
 
 def fit(
@@ -106,5 +108,3 @@ def put_into(params: Params, given: Mapping[str, Any]) -> Params:
         inner = isinstance(value, Mapping)
         merged[key] = put_into(params[key], value) if inner else value
     return merged
-
-

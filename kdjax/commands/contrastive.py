@@ -63,8 +63,8 @@ def _run(
     if teacher is not None:
         if teacher.tokenizer is None or teacher.params is None:
             raise UserError(
-                f"the teacher {teacher_name!r} is an architecture without weights: name "
-                "a run, a directory or a hub name"
+                f"the teacher {teacher_name!r} has no weights: name a "
+                "run, a directory or a hub name"
             )
         length = teacher.config.text.context_length
         tokenizers["teacher"] = (teacher.tokenizer, length)

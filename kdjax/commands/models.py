@@ -47,7 +47,7 @@ def open_model(name: str, workdir: epath.Path, dtype: str) -> NamedModel:
 
     Args:
         name: an architecture of the zoo, the workdir of a finished run (where one
-            stands, or beside `workdir`), a directory in the hub's layout, or a hub name.
+            stands, or beside `workdir`), a directory in the hub's layout, a hub name.
         workdir: of the run that asks.
         dtype: in which the model computes.
     """

@@ -54,7 +54,7 @@ class Reporter:
             text = f"{label}: step {step} of {steps}"
             text += f", loss {loss:.4g}" if loss is not None else ""
             start, first = began[0]
-            if 0 < step - first and step < steps:
+            if step - first > 0 and step < steps:
                 left = (now - start) / (step - first) * (steps - step)
                 text += f", {clock(left)} left"
             self._show(text)

@@ -65,7 +65,7 @@ class VisionTower(nnx.Module):
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):
             raise ValueError(
-                f"images of shape {images.shape}; this tower takes [B, {size}, {size}, 3]"
+                f"images of shape {images.shape}; this tower takes {size} pixels a side"
             )
         patches = self.patch_embedding(patchify(images, self.config.patch_size))
         cls = jnp.broadcast_to(
@@ -82,7 +82,7 @@ class VisionTower(nnx.Module):
 def patchify(
     images: Float[Array, "B H W C"], patch_size: int
 ) -> Float[Array, "B N PPC"]:
-    """Cut images into rows of flattened patches, each in (row, column, channel) order."""
+    """Cut images into flattened patches, each in (row, column, channel) order."""
     batch, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
@@ -101,9 +101,7 @@ class TextTower(nnx.Module):
         self.token_embedding = nnx.Embed(
             config.vocab_size,
             config.width,
-            embedding_init=partitioned(
-                nnx.initializers.normal(0.02), "vocab", "embed"
-            ),
+            embedding_init=partitioned(nnx.initializers.normal(0.02), "vocab", "embed"),
             **dtypes,
             rngs=rngs,
         )

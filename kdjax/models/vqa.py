@@ -76,9 +76,7 @@ class FusionBlock(nnx.Module):
             config.width, config.num_heads, dtypes=dtypes, rngs=rngs
         )
         self.mlp_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
-        self.mlp = Mlp(
-            config.width, 4 * config.width, "gelu", dtypes=dtypes, rngs=rngs
-        )
+        self.mlp = Mlp(config.width, 4 * config.width, "gelu", dtypes=dtypes, rngs=rngs)
 
     def __call__(
         self, questions: Float[Array, "B Q W"], image: Float[Array, "B N W"]

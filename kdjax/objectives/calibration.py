@@ -13,7 +13,7 @@ SCALES = (1e-3, 1e4)
 
 
 def mean_row_entropy(cosines: Float[np.ndarray, "B B"], scale: float) -> float:
-    """Return the mean entropy in nats of softmax(scale cosines) over rows, both ways."""
+    """Return the mean row entropy in nats of softmax(scale cosines), both ways."""
 
     def one_way(logits: np.ndarray) -> float:
         logs = log_softmax(logits, axis=1)
@@ -47,7 +47,7 @@ def match_entropy(
     low, high = (mean_row_entropy(cosines, scale) for scale in reversed(SCALES))
     if not low < target < high:
         raise UserError(
-            f"no logit scale gives these {len(cosines)} pairs a row entropy of {target} "
+            f"no logit scale gives {len(cosines)} such pairs a row entropy of {target} "
             f"nats; it can be between {low:.2f} and {high:.2f}"
         )
     found = brentq(

@@ -46,8 +46,8 @@ def fd_loss(
 ) -> Float[Array, ""]:
     """Return |n(PI) - n(I')|^2 + |n(PT) - n(T')|^2, the mean over the batch.
 
-    Feature distillation. Summed over the width (default), a term is 2 (1 - cos) whatever
-    the width is; `reduction="mean"` averages over the width as the released code does.
+    Feature distillation. Summed over the width (default), a term is 2 (1 - cos) at any
+    width; `reduction="mean"` averages over the width as the released code does.
 
     Args:
         student: image and text [B, D], projected to the teacher's width.

@@ -97,6 +97,7 @@ class Objective(nnx.Module):
         if not entry.needs_teacher:
             return entry.function(student, **options)
         if entry.learns_scale:
+            assert self.scale is not None
             scale = self.scale[...]
             form = options["scale"]
             options = {**options, "scale": jnp.exp(scale) if form == "exp" else scale}

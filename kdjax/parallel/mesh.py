@@ -28,7 +28,7 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     if min(shape) < 1 or math.prod(shape) != count:
         named = ", ".join(f"mesh.{axis}={sizes[axis]}" for axis in AXES)
         raise UserError(
-            f"{named} does not fit {count} devices: the sizes must multiply to {count}, "
+            f"{named} does not fit {count} devices: sizes must multiply to {count}, "
             "and one of them may be -1"
         )
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))

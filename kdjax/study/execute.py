@@ -44,9 +44,7 @@ def run_study(
     return {"command": "study", "run": workdir.run, "verdicts": verdicts}
 
 
-def make_runs(
-    entries: Sequence[Entry], cells: epath.Path, reporter: Reporter
-) -> None:
+def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -> None:
     """Make every run that is not finished; the time left is told before each."""
     runs = _runs(entries)
     todo = [run for run in runs if not (cells / run[1].name / "results.json").exists()]

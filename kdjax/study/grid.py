@@ -60,8 +60,8 @@ def _with(base: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     for key, value in changes.items():
         if key not in config:
             raise UserError(
-                f"a study sets {key!r}, which its runs' config does not have; there are "
-                + ", ".join(sorted(config))
+                f"a study sets {key!r}, which the config of its runs does not have; "
+                f"there are {', '.join(sorted(config))}"
             )
         config[key] = value
     return config
@@ -70,8 +70,8 @@ def _with(base: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 def plan(config: ConfigDict) -> list[Entry]:
     """Return a study's entries, teachers before their students.
 
-    A study's config has `pretrain`, `distill`, `vqa` and `vqa_teacher` (whole configs of
-    those commands), `teachers` (name -> changes to `pretrain`), `students`
+    A study's config has `pretrain`, `distill`, `vqa` and `vqa_teacher` (whole configs
+    of those commands), `teachers` (name -> changes to `pretrain`), `students`
     (architectures), `objectives` (name -> objectives) and `seeds`.
     """
     if not config.teachers or not config.students or not config.seeds:
@@ -79,8 +79,7 @@ def plan(config: ConfigDict) -> list[Entry]:
     entries = [_teacher(config, name) for name in config.teachers]
     folders = {entry.name: _clip_name(entry) for entry in entries}
     for student in config.students:
-        for seed in config.seeds:
-            entries.append(_baseline(config, student, seed))
+        entries += [_baseline(config, student, seed) for seed in config.seeds]
         for objectives in config.objectives:
             for teacher, folder in folders.items():
                 entries += [

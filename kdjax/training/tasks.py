@@ -23,7 +23,9 @@ Options = tuple[tuple[str, Any], ...]
 
 @runtime_checkable
 class Task(Protocol):
-    """The part of a training step that knows the model."""
+    """The part of a training step that knows the model; a value, so hashable."""
+
+    def __hash__(self) -> int: ...
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """Return everything that is trained, freshly initialised."""

@@ -217,7 +217,8 @@ def config_from_theirs(
     """
     from transformers import CLIPConfig as TheirConfig
 
-    theirs = TheirConfig(**{k: v for k, v in values.items() if k != "model_type"})
+    given = {k: v for k, v in values.items() if k != "model_type"}
+    theirs: Any = TheirConfig(**given)
     vision, text = theirs.vision_config, theirs.text_config
 
     def tower(config: Any) -> dict[str, Any]:
@@ -306,8 +307,11 @@ def find_model(name_or_directory: str) -> epath.Path:
     if path.is_dir():
         return path
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     patterns = ["*.json", "*.txt", "model.safetensors"]
     try:

@@ -35,9 +35,7 @@ def test_a_dimension_goes_where_the_table_says_if_it_divides():
     assert partition_spec(axes, (3, 8, 32), MESH) == PartitionSpec(
         None, "fsdp", "tensor"
     )
-    assert partition_spec(axes, (3, 6, 32), MESH) == PartitionSpec(
-        None, None, "tensor"
-    )
+    assert partition_spec(axes, (3, 6, 32), MESH) == PartitionSpec(None, None, "tensor")
     assert partition_spec((None,), (8,), MESH) == PartitionSpec(None)
 
 
