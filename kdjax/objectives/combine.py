@@ -27,6 +27,7 @@ class Projection(nnx.Module):
                 student,
                 teacher,
                 kernel_init=nnx.with_partitioning(kernel, axes, eager_sharding=False),
+                precision=jax.lax.Precision.HIGHEST,
                 rngs=rngs,
             )
 

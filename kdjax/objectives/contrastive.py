@@ -6,14 +6,18 @@ from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 
-# The square of the smallest norm that is divided by; below it a row stays near zero.
+# The square of the smallest norm that is divided by.
 TINY = 1e-24
 
 
 def normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Return rows of length one in float32; a zero row stays zero, with no NaN."""
+    """Return rows of length one in float32; a zero row stays zero, its gradient too."""
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), TINY))
+    squares = jnp.sum(x * x, -1, keepdims=True)
+    directed = squares > TINY
+    # Two selections: the first keeps infinity out of the gradient of the second.
+    inverse = jax.lax.rsqrt(jnp.where(directed, squares, 1.0))
+    return x * jnp.where(directed, inverse, 0.0)
 
 
 def pair_logits(

@@ -1,7 +1,5 @@
 """Objectives by name, with their options; presets of several."""
 
-import difflib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +9,7 @@ from jaxtyping import Array
 from kdjax.errors import UserError
 from kdjax.objectives.clip_kd import crd_loss, fd_loss, icl_loss
 from kdjax.objectives.contrastive import clip_loss
+from kdjax.objectives.options import Option, check_options, unknown
 
 Spec = Mapping[str, Mapping[str, Any]] | str
 
@@ -20,47 +19,48 @@ class Entry:
     """What the combining module must know of an objective.
 
     Attributes:
-        function: (student, teacher, **options) -> scalar, or (student) -> scalar.
+        function: (student, teacher, **options) -> scalar, or (student, **options) ->
+            scalar where no teacher is needed.
         weight: the default weight.
-        options: defaults of the options beside the weight.
-        choices: the allowed values of options that are names.
+        weights: default weights that go with a chosen option, as (option, choice).
+        options: what may stand beside the weight.
         needs_teacher: whether the teacher is an argument.
         needs_projection: whether the student comes in the teacher's width.
-        learns_scale: whether `scale` is a learnt parameter.
+        learns_scale: whether the function's `scale` is a learnt parameter; the option
+            `scale` then names its form.
     """
 
     function: Callable[..., Array]
     weight: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     needs_teacher: bool = True
     needs_projection: bool = False
     learns_scale: bool = False
 
 
-REGISTRY: dict[str, Entry] = {
+WEIGHT = Option(1.0, least=0.0)
+TEACHER_SCALE = Option("own", choices=("own",), least=1e-6)
+
+REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
-    "crd": Entry(crd_loss, options={"teacher_scale": "own"}),
+    "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
     "fd": Entry(
         fd_loss,
         weight=3.9,
-        options={"reduction": "sum"},
-        choices={"reduction": ("sum", "mean")},
+        weights={("reduction", "mean"): 2000.0},
+        options={"reduction": Option("sum", choices=("sum", "mean"))},
         needs_projection=True,
     ),
     "icl": Entry(
         icl_loss,
-        options={"scale": "raw"},
-        choices={"scale": ("raw", "exp")},
+        options={"scale": Option("raw", choices=("raw", "exp"))},
         needs_projection=True,
         learns_scale=True,
     ),
 }
 
-# The released fd averages over the width; its weight says so.
-MEAN_REDUCTION_WEIGHT = 2000.0
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "clip_kd": {"clip": {}, "crd": {}, "icl": {}, "fd": {}},
     "clip_kd_legacy": {"clip": {}, "crd": {}, "icl": {}, "fd": {"reduction": "mean"}},
 }
@@ -84,7 +84,7 @@ def expand(spec: Spec) -> dict[str, dict[str, Any]]:
     """
     if isinstance(spec, str):
         if spec not in PRESETS:
-            raise UserError(_unknown("preset of objectives", spec, PRESETS))
+            raise UserError(unknown("preset of objectives", spec, PRESETS))
         spec = PRESETS[spec]
     if not isinstance(spec, Mapping) or not spec:
         raise UserError(
@@ -94,41 +94,14 @@ def expand(spec: Spec) -> dict[str, dict[str, Any]]:
     return {name: _filled(name, options) for name, options in spec.items()}
 
 
-def _filled(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if name not in REGISTRY:
-        raise UserError(_unknown("objective", name, REGISTRY))
+        raise UserError(unknown("objective", name, REGISTRY))
+    if not isinstance(given, Mapping):
+        raise UserError(f"objective {name} has {given!r}; give a mapping of options")
     entry = REGISTRY[name]
-    if not isinstance(options, Mapping):
-        raise UserError(f"objective {name} has {options!r}; give a mapping of options")
-    known = {"weight": entry.weight, **entry.options}
-    for key in options:
-        if key not in known:
-            raise UserError(_unknown(f"option of objective {name}", key, known))
-    if options.get("reduction") == "mean":
-        known["weight"] = MEAN_REDUCTION_WEIGHT
-    filled = {**known, **options}
-    _number(f"weight of objective {name}", filled["weight"], smallest=0.0)
-    for key, allowed in entry.choices.items():
-        if filled[key] not in allowed:
-            raise UserError(
-                f"{key} of objective {name} is {filled[key]!r}; give "
-                + " or ".join(allowed)
-            )
-    scale = filled.get("teacher_scale", "own")
-    if scale != "own":
-        _number(f"teacher_scale of objective {name}", scale, smallest=1e-6)
-    return filled
-
-
-def _number(what: str, value: Any, smallest: float) -> None:
-    fine = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fine or not math.isfinite(value) or value < smallest:
-        raise UserError(f"{what} is {value!r}; give a number of at least {smallest:g}")
-
-
-def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-    return (
-        f"there is no {what} {name!r}; did you mean {nearest[0]!r}? "
-        f"(there are {', '.join(known)})"
-    )
+    check_options(name, given, {"weight": WEIGHT, **entry.options})
+    defaults = {key: option.default for key, option in entry.options.items()}
+    chosen = {**defaults, **given}
+    fitting = [w for (key, choice), w in entry.weights.items() if chosen[key] == choice]
+    return {"weight": fitting[0] if fitting else entry.weight, **chosen}

@@ -1,0 +1,65 @@
+"""The options of objectives: defaults, what is allowed, and what a spec gives."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from kdjax.errors import UserError
+
+Value = str | float
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option may be; the values are hashable, being static under jit.
+
+    Attributes:
+        default: where a spec says nothing.
+        choices: the names that it may be.
+        least: the smallest number that it may be; None where it is never a number.
+    """
+
+    default: Value
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+
+    def check(self, what: str, value: Any) -> None:
+        """Raise a UserError that says what `what` may be, unless it may be `value`."""
+        if isinstance(value, str) and value in self.choices:
+            return
+        if self.least is not None and _is_number(value) and value >= self.least:
+            return
+        allowed = [repr(choice) for choice in self.choices]
+        if self.least is not None:
+            allowed.append(f"a number of at least {self.least:g}")
+        raise UserError(f"{what} is {value!r}; give {' or '.join(allowed)}")
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def check_options(
+    objective: str, given: Mapping[str, Any], options: Mapping[str, Option]
+) -> None:
+    """Check what a spec gives for one objective.
+
+    Raises:
+        UserError: an unknown option (the nearest is named) or a bad value.
+    """
+    for key, value in given.items():
+        if key not in options:
+            raise UserError(unknown(f"option of objective {objective}", key, options))
+        options[key].check(f"{key} of objective {objective}", value)
+
+
+def unknown(what: str, name: Any, known: Mapping[str, Any]) -> str:
+    """Return the sentence about a name that is not known, with the nearest one."""
+    nearest = get_close_matches(str(name), known, n=1, cutoff=0.0)
+    return (
+        f"there is no {what} {name!r}; did you mean {nearest[0]!r}? "
+        f"(there are {', '.join(known)})"
+    )
