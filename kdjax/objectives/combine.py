@@ -56,10 +56,10 @@ class Objective(nnx.Module):
     ) -> None:
         chosen = expand(spec)
         entries = [REGISTRY[name] for name in chosen]
-        needing = [n for n in chosen if REGISTRY[n].needs_teacher]
-        if needing and teacher_width is None:
-            raise UserError(f"objective {needing[0]} needs a teacher; give one")
+        # Tuples, because the graph definition is a static argument of a jitted step.
         self.spec = tuple((k, tuple(sorted(v.items()))) for k, v in chosen.items())
+        if teacher_width is None:
+            self._refuse_without_teacher()
         projected = any(entry.needs_projection for entry in entries)
         self.projection = nnx.data(
             Projection(student_width, teacher_width, rngs=rngs)
@@ -74,7 +74,17 @@ class Objective(nnx.Module):
     def __call__(
         self, student: Embeddings, teacher: Embeddings | None = None
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """Return the weighted sum and each objective's unweighted value."""
+        """Return the weighted sum and each objective's unweighted value.
+
+        Args:
+            student: of the global batch; the only side that gets a gradient.
+            teacher: of the same pairs; None where no objective needs one.
+
+        Raises:
+            UserError: an objective needs the teacher that is not given.
+        """
+        if teacher is None:
+            self._refuse_without_teacher()
         frozen = jax.tree.map(jax.lax.stop_gradient, teacher)
         projected = self.projection(student) if self.projection else student
         terms: dict[str, Array] = {}
@@ -85,6 +95,13 @@ class Objective(nnx.Module):
             terms[name] = self._term(name, options, student, projected, frozen)
             total = total + weight * terms[name]
         return total, terms
+
+    def _refuse_without_teacher(self) -> None:
+        for name, _ in self.spec:
+            if REGISTRY[name].needs_teacher:
+                raise UserError(
+                    f"objective {name} needs a teacher; give one, or leave {name} out"
+                )
 
     def _term(
         self,

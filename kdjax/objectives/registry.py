@@ -11,7 +11,8 @@ from kdjax.objectives.clip_kd import crd_loss, fd_loss, icl_loss
 from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.options import Option, check_options, unknown
 
-Spec = Mapping[str, Mapping[str, Any]] | str
+# Values are checked by `expand`, being what a user wrote: mappings of options.
+Spec = Mapping[str, Any] | str
 
 
 @dataclass(frozen=True)
