@@ -108,7 +108,9 @@ def test_more_steps_go_on_from_the_last(teacher):
 
 
 def test_configs_are_found_from_any_folder(tmp_path):
-    done = kdjax("pretrain", PRETRAIN, "--workdir=run", "--config.stesp=1", cwd=tmp_path)
+    done = kdjax(
+        "pretrain", PRETRAIN, "--workdir=run", "--config.stesp=1", cwd=tmp_path
+    )
     assert "did you mean 'steps'" in done.stderr
 
 

@@ -74,7 +74,10 @@ def leaves_of(
     }
     leaves["learnt_scale"] = loss.cross_logit_scale
     if hasattr(loss, "visual_proj"):
-        for modality, head in {"image": loss.visual_proj, "text": loss.text_proj}.items():
+        for modality, head in {
+            "image": loss.visual_proj,
+            "text": loss.text_proj,
+        }.items():
             leaves[f"{modality}_kernel"] = head.weight
             leaves[f"{modality}_bias"] = head.bias
     return leaves

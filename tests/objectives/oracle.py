@@ -53,7 +53,9 @@ def fd(x: Arrays) -> float:
     total = 0.0
     for modality in ("image", "text"):
         ours, theirs = unit(projected(x, modality)), unit(x[f"teacher_{modality}"])
-        total += float(np.mean([((a - b) @ (a - b)) for a, b in zip(ours, theirs, strict=True)]))
+        total += float(
+            np.mean([((a - b) @ (a - b)) for a, b in zip(ours, theirs, strict=True)])
+        )
     return total
 
 
