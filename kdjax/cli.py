@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,10 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         _start()
         from kdjax.commands.run import describe
-        from kdjax.config import load_config
 
-        config = load_config(arguments.config, overrides)
-        results = run(arguments.command, config, arguments.workdir)
+        results = run(arguments.command, arguments.config, arguments.workdir, overrides)
         if arguments.command != "study":
             print(f"{describe(results)}\n{arguments.workdir}")
         return 0
@@ -111,14 +110,20 @@ def _start() -> None:
 
 
 def run(
-    command: str, config: Any, workdir: str, *, quiet: bool = False
+    command: str,
+    config: Any,
+    workdir: str,
+    overrides: Sequence[str] = (),
+    *,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run any command of the command line; return its results and its workdir.
 
     Args:
         command: pretrain, distill, vqa, eval or study.
-        config: a `ConfigDict`, or the path of a config file.
+        config: a `ConfigDict`, or FILE[:argument] as on the command line.
         workdir: where the run lives.
+        overrides: such as "--config.seed=1", for a config that is a file.
         quiet: show no progress.
 
     Raises:
@@ -128,12 +133,16 @@ def run(
     from kdjax.commands.reporter import Reporter
     from kdjax.config import load_config
 
-    config = load_config(config) if isinstance(config, str) else config
+    if command not in (*COMMANDS, "study"):
+        raise UserError(f"{command!r} is no command; there are {', '.join(EXAMPLES)}")
+    told = f"kdjax.run({command!r}, config, {workdir!r})"
+    if isinstance(config, str):
+        words = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
+        told = shlex.join(["kdjax", *words])
+        config = load_config(config, overrides)
     reporter = Reporter(quiet=quiet)
     if command == "study":
-        from kdjax.study import run_study
+        from kdjax.study.execute import run_study
 
-        return {**run_study(config, workdir, reporter), "workdir": workdir}
-    if command not in COMMANDS:
-        raise UserError(f"{command!r} is no command; there are {', '.join(HELP)}")
+        return {**run_study(config, workdir, reporter, told), "workdir": workdir}
     return {**run_command(command, config, workdir, reporter), "workdir": workdir}

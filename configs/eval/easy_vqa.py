@@ -1,6 +1,6 @@
 """Score a run, or any CLIP model, on a split of easy-VQA.
 
-    kdjax eval --config=configs/eval/easy_vqa.py --workdir=runs/score \
+kdjax eval --config=configs/eval/easy_vqa.py --workdir=runs/score \
         --config.model=runs/answers
 """
 

@@ -1,5 +1,6 @@
 """What the training commands share."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +47,15 @@ def this_host() -> Host:
 
 def source_of(config: ConfigDict, split: str) -> Source:
     """Return a split of the config's data set."""
-    options = {k: v for k, v in to_plain(config.data).items() if k != "name"}
+    options = {**to_plain(config.data)}
     options.pop("blank", None)
-    return build_source(config.data.name, split, **options)
+    return _source(options.pop("name"), split, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=8)
+def _source(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Source:
+    """Return a source; the runs of a study share it, for it never changes."""
+    return build_source(name, split, **dict(options))
 
 
 def tokenizer_of(name: str, source: Source) -> Tokenizer:
@@ -71,7 +78,7 @@ def fit(
     """Train a task as the config says; return the final state and the seconds."""
     mesh = make_mesh(config.mesh)
     optimizer = OptimizerConfig(**config.optimizer)
-    program = build_program(task, optimizer, config.steps, mesh)
+    program = build_program(task, optimizer, mesh)
     loop = LoopConfig(
         seed=config.seed,
         steps=config.steps,

@@ -35,6 +35,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# Up to here an unrolled scan compiles as fast as a loop, and runs a third faster on CPUs.
+SHORT = 2
+
+
+def short_stack(layers: int) -> bool:
+    """Return whether a stack of blocks is better unrolled than looped over."""
+    return layers <= SHORT
+
+
 def partitioned(initializer: Callable[..., Array], *axes: str | None) -> Any:
     """Return the initializer with logical axis names for the sharding table."""
     return nnx.with_partitioning(initializer, axes, eager_sharding=False)
@@ -170,6 +179,7 @@ class Transformer(nnx.Module):
             return Block(config, dtypes=dtypes, rngs=rngs)
 
         self.blocks = stack(rngs)
+        self.layers = config.layers
 
     def __call__(
         self,
@@ -181,7 +191,11 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B N W"], Trace]:
         """Return the last residual stream, and what was asked of every layer."""
 
-        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+        @nnx.scan(
+            in_axes=(nnx.Carry, 0),
+            out_axes=(nnx.Carry, 0),
+            unroll=short_stack(self.layers),
+        )
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
             x, attended = block(x, mask, with_map=attention)
             return x, Trace(x if hidden else None, attended)

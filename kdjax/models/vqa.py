@@ -15,6 +15,7 @@ from kdjax.models.transformer import (
     Transformer,
     linear,
     partitioned,
+    short_stack,
 )
 
 PAD_ID = 0
@@ -141,7 +142,11 @@ class VQAModel(nnx.Module):
         queries = self.question_encoder(questions.reshape(batch * count, length))
         queries = queries.reshape(batch, count, -1)
 
-        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        @nnx.scan(
+            in_axes=(nnx.Carry, 0),
+            out_axes=nnx.Carry,
+            unroll=short_stack(self.config.layers),
+        )
         def step(x: Array, block: FusionBlock) -> Array:
             return block(x, image)
 

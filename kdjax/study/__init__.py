@@ -1,0 +1,1 @@
+"""Which runs answer the question, and what do they answer?"""

@@ -20,18 +20,22 @@ CELLS = "cells"
 
 
 def run_study(
-    config: ConfigDict, path: epath.PathLike, reporter: Reporter
+    config: ConfigDict, path: epath.PathLike, reporter: Reporter, command: str
 ) -> dict[str, Any]:
-    """Make a study's runs, write results.csv and report.html, and print a table."""
+    """Make a study's runs, write results.csv and report.html, and print a table.
+
+    Args:
+        config: of the study, see `plan`.
+        path: the study's workdir; its runs lie in the folder `cells` beside it.
+        reporter: tells how far it is.
+        command: that makes the study again, for the report.
+    """
     started = time.monotonic()
     workdir = Workdir(path, "study", config)
     cells = workdir.path.parent / CELLS
     entries = plan(config)
     make_runs(entries, cells, reporter)
-    before = workdir.read_json("seconds.json") or 0.0
-    seconds = before + time.monotonic() - started
-    workdir.write_json("seconds.json", seconds)
-    result = answer(config, entries, cells, workdir, seconds)
+    result = answer(config, entries, cells, workdir, command)
     write_csv(result.rows, workdir.path / "results.csv")
     save_figures(result, workdir.path)
     write_report(result, workdir.path / "report.html")
@@ -40,7 +44,7 @@ def run_study(
 
         rich.print(summary_table(result))
         print(f"{clock(time.monotonic() - started)}; {workdir.path / 'report.html'}")
-    verdicts = {rank.objectives: rank.verdict for rank in result.ranks}
+    verdicts = {f"{r.student} by {r.objectives}": r.verdict for r in result.ranks}
     return {"command": "study", "run": workdir.run, "verdicts": verdicts}
 
 

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -63,7 +64,7 @@ def train(
         progress: told (step, steps, loss) after every logged step.
 
     Returns:
-        The final state and the seconds spent in this call.
+        The final state and the seconds of training, those before a resume included.
 
     Raises:
         UserError: the loss is not finite.
@@ -71,24 +72,31 @@ def train(
     """
     started = time.monotonic()
     checkpoints = Checkpoints(workdir, config.keep)
-    state = program.init(config.seed)
-    state = TrainState(state.step, warm_start(state.params), state.opt_state)
+    state = program.init(config.seed, config.steps)
+    state = replace(state, params=warm_start(state.params))
     state = jax.device_put(state, program.shardings)
     state = checkpoints.restore(state, program.shardings, batches)
+    # A run may go on for longer than it was begun for.
+    state = replace(
+        state, steps=jax.device_put(jnp.int32(config.steps), program.shardings.steps)
+    )
     first = int(state.step)
-    metrics = MetricsWriter(workdir, first)
+    metrics = MetricsWriter(workdir, first, started)
     try:
         with stop_flag() as flag:
             for step in range(first + 1, config.steps + 1):
                 batch = to_global(next(batches), mesh)
                 state, values = program.step(state, frozen, batch)
                 last = step == config.steps or flag.signum is not None
-                if last or step % config.log_every == 0:
+                logged = last or step % config.log_every == 0
+                saved = last or step % config.checkpoint_every == 0
+                if logged or saved:
                     numbers = {k: float(x) for k, x in jax.device_get(values).items()}
                     _check_finite(step, numbers["loss"])
+                if logged:
                     metrics.write(step, numbers)
                     progress(step, config.steps, numbers["loss"])
-                if last or step % config.checkpoint_every == 0:
+                if saved:
                     metrics.flush()
                     checkpoints.save(state, batches)
                 if flag.signum is not None:
@@ -96,7 +104,7 @@ def train(
     finally:
         metrics.close()
         checkpoints.close()
-    return state, time.monotonic() - started
+    return state, metrics.seconds
 
 
 def _check_finite(step: int, loss: float) -> None:

@@ -1,6 +1,7 @@
 """Metrics of a run: one JSON line per logged step, and TensorBoard events."""
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,20 +32,28 @@ class MetricsWriter:
     rewritten whole by `flush`, because object stores cannot append.
     """
 
-    def __init__(self, workdir: epath.Path, resumed_step: int) -> None:
+    def __init__(self, workdir: epath.Path, resumed_step: int, started: float) -> None:
         from tensorboardX import SummaryWriter
 
         self._path = workdir / FILE
         rows = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
         self._lines = [json.dumps(row) for row in rows]
+        self._spent = rows[-1]["seconds"] if rows else 0.0
+        self._started = started
         self.flush()
         self._events = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed_step + 1
         )
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self._spent + time.monotonic() - self._started
+
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's numbers."""
-        self._lines.append(json.dumps({"step": step, **metrics}))
+        row = {"step": step, "seconds": round(self.seconds, 3), **metrics}
+        self._lines.append(json.dumps(row))
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 

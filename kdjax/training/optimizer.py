@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 # Parameters that are decayed: matrices, and nothing that scales or shifts.
 DECAYED = ("kernel", "embedding")
@@ -32,20 +34,27 @@ class OptimizerConfig:
     vision_rate: float = 1.0
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Return the learning rate at each of `steps` steps."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, max(1, round(config.warmup * steps)), max(2, steps)
-    )
+def learning_rate(
+    config: OptimizerConfig, step: Int[Array, ""], steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Return the rate at `step` of `steps`: a linear warm-up, then a cosine to zero.
+
+    Both are arrays, so that runs of all lengths share one compiled program.
+    """
+    warmup = jnp.maximum(1.0, jnp.round(config.warmup * steps))
+    rising = step / warmup
+    falling = (step - warmup) / jnp.maximum(1.0, steps - warmup)
+    cosine = (1 + jnp.cos(jnp.pi * jnp.clip(falling, 0, 1))) / 2
+    return config.learning_rate * jnp.where(step < warmup, rising, cosine)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Return the gradient transformation for a run of `steps` steps."""
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Return the gradient transformation at a learning rate of one."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b2=config.b2),
         optax.add_decayed_weights(config.weight_decay, mask=_decayed),
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
+        optax.scale(-1.0),
         optax.stateless(lambda updates, _: _scale_vision(updates, config.vision_rate)),
     )
 

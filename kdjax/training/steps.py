@@ -29,11 +29,13 @@ class TrainState:
 
     Attributes:
         step: updates made so far, an int32 scalar.
+        steps: updates in all, which the learning rate follows.
         params: nested dicts of what is trained, the objective's parameters included.
         opt_state: the optimiser's.
     """
 
     step: Any
+    steps: Any
     params: Any
     opt_state: Any
 
@@ -43,30 +45,27 @@ class Program:
     """A task's compiled functions on a mesh.
 
     Attributes:
-        init: seed -> state, sharded by the table.
+        init: (seed, steps) -> state, sharded by the table.
         step: (state, frozen, batch) -> (state, metrics); the state is donated.
         shardings: of the state.
     """
 
-    init: Callable[[int], TrainState]
+    init: Callable[[int, int], TrainState]
     step: Callable[[TrainState, Params | None, Batch], tuple[TrainState, Any]]
     shardings: TrainState
 
 
 @functools.lru_cache(maxsize=64)
-def build_program(
-    task: Task, optimizer: OptimizerConfig, steps: int, mesh: Mesh
-) -> Program:
+def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program:
     """Return the functions of a run; equal arguments give the same compiled ones."""
-    transform = make_optimizer(optimizer, steps)
-    schedule = learning_rate(optimizer, steps)
+    transform = make_optimizer(optimizer)
     module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     graph, abstract = nnx.split(module)
 
-    def init(seed: Array) -> TrainState:
+    def init(seed: Array, steps: Array) -> TrainState:
         state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
         params = nnx.to_pure_dict(state)
-        return TrainState(jnp.int32(0), params, transform.init(params))
+        return TrainState(jnp.int32(0), steps, params, transform.init(params))
 
     def step(
         state: TrainState, frozen: Params | None, batch: Batch
@@ -76,22 +75,24 @@ def build_program(
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        rate = learning_rate(optimizer, state.step, state.steps)
+        updates = optax.tree.scale(rate, updates)
         params = clamp_logit_scale(optax.apply_updates(state.params, updates))
         metrics = {
             "loss": value,
             **terms,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step)),
+            "learning_rate": rate,
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, state.steps, params, opt_state), metrics
 
     shardings = _state_shardings(
-        jax.eval_shape(init, 0), transform, parameter_shardings(abstract, mesh), mesh
+        jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
     )
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     jitted_init = jax.jit(init, out_shardings=shardings)
     return Program(
-        init=lambda seed: jitted_init(jnp.uint32(seed)),
+        init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
             step,
             in_shardings=(shardings, None, rows),
@@ -114,4 +115,4 @@ def _state_shardings(
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, params, opt_state)
+    return TrainState(whole, whole, params, opt_state)
