@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "scenes", "seed": 0, "size": 10_000})
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
+    config.teacher_outputs = "computed"
     config.teacher_scale = "match_entropy"
     config.teacher_entropy = 2.5
     config.tokenizer = "trained"

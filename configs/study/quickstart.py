@@ -34,4 +34,6 @@ def get_config() -> ConfigDict:
     config.bootstrap_draws = 2000
     for part in ("pretrain", "distill", "vqa", "vqa_teacher"):
         config[part].eval.split = "test"
+        # Runs take seconds: one checkpoint at their end is enough.
+        config[part].checkpoint.every_steps = 1000
     return config

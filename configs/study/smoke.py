@@ -1,4 +1,4 @@
-"""The smallest study: every room of the house in under a minute; learns next to nothing.
+"""The smallest study: every room of the house in a minute; learns next to nothing.
 
 kdjax study --config=configs/study/smoke.py --workdir=runs/smoke
 """

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.question_length = 16
     config.questions_per_image = 12
     config.head = ConfigDict(
-        {"question_layers": 0, "width": 64, "layers": 2, "num_heads": 4}
+        {"question_layers": 0, "width": 32, "layers": 2, "num_heads": 2}
     )
     config.steps = 450
     config.batch_size = 32

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax.commands.reporter import Reporter
@@ -16,15 +15,13 @@ from kdjax.data.loader import contrastive_evaluation_batches
 from kdjax.data.records import Source
 from kdjax.data.registry import build_source
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from kdjax.evaluation.zero_shot import zero_shot_accuracy
+from kdjax.evaluation.zero_shot import BATCH, zero_shot_accuracy
 from kdjax.models import CLIPConfig
 from kdjax.parallel import make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import TrainState, build_program
 from kdjax.training.tasks import Params, Task
-
-EVALUATION_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,8 @@ def score_zero_shot(
     """Return a CLIP model's zero-shot accuracy on a split, in percent."""
     length = config.text.context_length
     prompts = tokenizer.encode(list(source.class_prompts), length)
-    batches = contrastive_evaluation_batches(source, batch_size=EVALUATION_BATCH)
-    return zero_shot_accuracy(params, config, batches, np.asarray(prompts))
+    batches = contrastive_evaluation_batches(source, batch_size=BATCH)
+    return zero_shot_accuracy(params, config, batches, prompts)
 
 
 def put_into(params: Params, given: Mapping[str, Any]) -> Params:

@@ -1,10 +1,7 @@
 """`kdjax pretrain` and `kdjax distill`: a CLIP model learns from captions."""
 
-import math
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
@@ -16,23 +13,19 @@ from kdjax.commands.common import (
     tokenizer_of,
 )
 from kdjax.commands.models import (
-    NamedModel,
     compute_dtype,
     fit_vocabulary,
     open_model,
     save_model,
 )
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.teacher import Teacher, calibrate, hold_outputs
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
-from kdjax.data.loader import contrastive_batches, contrastive_evaluation_batches
-from kdjax.data.records import Source
+from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
-from kdjax.evaluation.zero_shot import embed_images, embed_texts
-from kdjax.objectives import expand, match_entropy
+from kdjax.objectives import expand
 from kdjax.training.tasks import ContrastiveTask, Params
-
-CALIBRATION_ROWS = 64
 
 
 def pretrain(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
@@ -55,20 +48,22 @@ def _run(
     dtype = compute_dtype(config.dtype)
     source = source_of(config, "train")
     student = open_model(student_name, workdir.path, dtype)
-    teacher = open_model(teacher_name, workdir.path, dtype) if teacher_name else None
+    teacher = None
+    if teacher_name is not None:
+        _check_outputs(config.teacher_outputs)
+        opened = open_model(teacher_name, workdir.path, dtype)
+        teacher = Teacher(teacher_name, opened)
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     tokenizers = {"student": (tokenizer, student_config.text.context_length)}
-    frozen = None
+    frozen, held = None, None
     if teacher is not None:
-        if teacher.tokenizer is None or teacher.params is None:
-            raise UserError(
-                f"the teacher {teacher_name!r} has no weights: name a "
-                "run, a directory or a hub name"
-            )
-        length = teacher.config.text.context_length
-        tokenizers["teacher"] = (teacher.tokenizer, length)
         frozen = calibrate(teacher, config, source_of(config, "validation"))
+        if config.teacher_outputs == "held":
+            held = hold_outputs(teacher, source)
+            frozen = {"logit_scale": frozen["logit_scale"]}
+        else:
+            tokenizers["teacher"] = (teacher.tokenizer, teacher.context_length)
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
@@ -93,7 +88,7 @@ def _run(
         config,
         workdir,
         task,
-        iter(batches),
+        iter(batches.map(held) if held else batches),
         reporter,
         "distil" if teacher else "pretrain",
         frozen,
@@ -106,38 +101,9 @@ def _run(
     return {"zero_shot_accuracy": accuracy, "seconds": seconds}
 
 
-def calibrate(teacher: NamedModel, config: ConfigDict, held_out: Source) -> Params:
-    """Return the teacher's parameters with the logit scale that the config asks for.
-
-    `teacher_scale` is "own", a number, or "match_entropy": the scale at which the rows
-    of the teacher's softmax over held-out pairs have a mean entropy of
-    `teacher_entropy` nats, so that sharp and soft teachers say equally much.
-    """
-    params: Params = dict(teacher.params or {})
-    wanted = config.teacher_scale
-    if wanted == "own":
-        return params
-    if wanted == "match_entropy":
-        scale = match_entropy(*_held_out(teacher, held_out), config.teacher_entropy)
-    elif isinstance(wanted, int | float) and wanted > 0:
-        scale = float(wanted)
-    else:
+def _check_outputs(outputs: str) -> None:
+    if outputs not in ("held", "computed"):
         raise UserError(
-            f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
+            f"teacher_outputs is {outputs!r}; give held (computed once, for data that "
+            "fits in memory) or computed (in every step)"
         )
-    return {**params, "logit_scale": jnp.float32(math.log(scale))}
-
-
-def _held_out(teacher: NamedModel, source: Source) -> tuple[Any, Any]:
-    """Return normalised embeddings of held-out images and their first captions."""
-    batches = contrastive_evaluation_batches(source, batch_size=CALIBRATION_ROWS)
-    batch = next(iter(batches))
-    captions = [source[int(i)].captions[0] for i in batch["index"]]
-    length = teacher.config.text.context_length
-    assert teacher.tokenizer is not None
-    ids = jnp.asarray(teacher.tokenizer.encode(captions, length))
-    image = embed_images(
-        teacher.params, jnp.asarray(batch["image"]), config=teacher.config
-    )
-    text = embed_texts(teacher.params, ids, config=teacher.config)
-    return np.asarray(image), np.asarray(text)

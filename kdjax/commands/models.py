@@ -10,7 +10,7 @@ from flax import nnx
 
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
-from kdjax.models import CLIP, CLIPConfig, architecture
+from kdjax.models import CLIP, CLIPConfig, architecture, graph_of
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.training.tasks import Params
 from kdjax.weights import load_clip, save_clip
@@ -83,8 +83,7 @@ def save_model(
     config: CLIPConfig, params: Params, tokenizer: Tokenizer, workdir: epath.Path
 ) -> None:
     """Write a run's CLIP model in the hub's layout, with its tokenizer."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    save_clip(nnx.merge(graph, params), workdir / MODEL)
+    save_clip(nnx.merge(graph_of(CLIP, config), params), workdir / MODEL)
     tokenizer.save(workdir / MODEL)
 
 

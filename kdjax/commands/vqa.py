@@ -6,7 +6,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
-    EVALUATION_BATCH,
     fit,
     put_into,
     source_of,
@@ -19,7 +18,7 @@ from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import vqa_batches, vqa_evaluation_batches
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
-from kdjax.evaluation.answering import answer_questions
+from kdjax.evaluation.answering import BATCH, answer_questions
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
 from kdjax.models import VQAConfig
 from kdjax.models.config import to_dict
@@ -112,7 +111,7 @@ def score_vqa(
     batches = vqa_evaluation_batches(
         source,
         tokenizer,
-        batch_size=EVALUATION_BATCH,
+        batch_size=BATCH,
         questions_per_image=questions_per_image,
         question_length=model.question_length,
         blank=blank,

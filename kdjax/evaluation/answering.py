@@ -10,9 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from kdjax.models import VQAConfig, VQAModel
+from kdjax.models import VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
-from kdjax.training.tasks import Params, graph_of
+from kdjax.training.tasks import Params
+
+BATCH = 100
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -2,6 +2,7 @@
 
 from kdjax.models.clip import CLIP, CLIPOutput
 from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
+from kdjax.models.structure import graph_of, shapes_of
 from kdjax.models.vqa import VQAModel
 from kdjax.models.zoo import architecture, architecture_names
 
@@ -15,4 +16,6 @@ __all__ = [
     "VisionConfig",
     "architecture",
     "architecture_names",
+    "graph_of",
+    "shapes_of",
 ]

@@ -95,7 +95,7 @@ def answer(
         seeds=tuple(config.seeds),
         command=command,
         config_text=json.dumps(to_plain(config), indent=2),
-        environment=_told(workdir.read_json("environment.json")),
+        environment=_told(workdir.read_json("environment.json") or {}),
         seconds=_seconds(entries, cells),
         run=workdir.run,
         objectives=_objective_lines(config),

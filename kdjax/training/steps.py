@@ -90,7 +90,9 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
     )
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    jitted_init = jax.jit(init, out_shardings=shardings)
+    jitted_init = jax.jit(
+        init, out_shardings=shardings, compiler_options=_compiler_options(0)
+    )
     return Program(
         init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
@@ -98,9 +100,20 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
             in_shardings=(shardings, None, rows),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
+            compiler_options=_compiler_options(1),
         ),
         shardings=shardings,
     )
+
+
+def _compiler_options(level: int) -> dict[str, int] | None:
+    """Return how hard to optimise on a CPU, where small programs mostly wait for LLVM.
+
+    At level 1 a step compiles a quarter faster than at the default and runs as fast; an
+    initialisation, which runs once, is best not optimised at all.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return {"xla_backend_optimization_level": level} if on_cpu else None
 
 
 def _state_shardings(

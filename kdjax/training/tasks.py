@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax.models import CLIP, CLIPConfig, VQAConfig, VQAModel
+from kdjax.embeddings import Embeddings
+from kdjax.models import CLIP, CLIPConfig, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import build_objective
@@ -52,7 +54,8 @@ class ContrastiveTask:
 
     Attributes:
         student: the trained model.
-        teacher: the frozen model, its parameters the `frozen` of the step, or None.
+        teacher: the frozen model, or None. Its parameters are the `frozen` of the step;
+            where the batch carries its outputs, only `logit_scale` of them is needed.
         objectives: names with their options, as sorted pairs.
     """
 
@@ -74,17 +77,22 @@ class ContrastiveTask:
         self, trained: Any, frozen: Params | None, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
-        image, text = batch["image"], batch["text"]
         student = trained.model.embeddings(
-            preprocess(image, self.student.vision), text["student"]
+            preprocess(batch["image"], self.student.vision), batch["text"]["student"]
         )
-        teacher = None
-        if self.teacher is not None:
-            model = graph_of(CLIP, self.teacher)
-            teacher = nnx.merge(model, jax.lax.stop_gradient(frozen)).embeddings(
-                preprocess(image, self.teacher.vision), text["teacher"]
-            )
+        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
         return trained.objective(student, teacher)
+
+    def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
+        """Return what the teacher says of a batch, unless the batch carries it."""
+        if self.teacher is None or frozen is None:
+            return None
+        if "teacher" in batch:
+            scale = jnp.exp(frozen["logit_scale"])
+            return Embeddings(**batch["teacher"], logit_scale=scale)
+        model = nnx.merge(graph_of(CLIP, self.teacher), frozen)
+        images = preprocess(batch["image"], self.teacher.vision)
+        return model.embeddings(images, batch["text"]["teacher"])
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,3 @@ class VQATask:
         logits = trained.model(images, batch["question"], self.frozen_tower)
         loss = vqa_loss(logits, batch["target"], batch["mask"])
         return loss, {"bce": loss}
-
-
-def graph_of(model: Any, config: Any) -> nnx.GraphDef:
-    """Return a module's structure without its parameters."""
-    return nnx.graphdef(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))

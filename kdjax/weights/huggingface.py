@@ -11,7 +11,14 @@ from etils import epath
 from flax import nnx
 
 from kdjax.errors import UserError
-from kdjax.models import CLIP, CLIPConfig, TextConfig, VisionConfig
+from kdjax.models import (
+    CLIP,
+    CLIPConfig,
+    TextConfig,
+    VisionConfig,
+    graph_of,
+    shapes_of,
+)
 from kdjax.models.config import OPENAI_MEAN, OPENAI_STD
 
 Tensors = dict[str, np.ndarray]
@@ -104,9 +111,7 @@ def from_theirs(tensors: Tensors, config: CLIPConfig) -> dict[str, Any]:
         UserError: tensors are missing, left over or of another shape; all are listed.
     """
     left = {k: v for k, v in tensors.items() if not k.endswith("position_ids")}
-    shapes = nnx.to_pure_dict(
-        nnx.state(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    )
+    shapes = shapes_of(CLIP, config)
     problems: list[str] = []
     params: dict[str, Any] = {}
 
@@ -297,8 +302,7 @@ def load_clip(name_or_directory: str, *, dtype: str = "float32") -> CLIP:
     preprocessor = _read_json(optional) if optional.exists() else {}
     config = config_from_theirs(values, preprocessor, dtype)
     params = from_theirs(_read_tensors(path / "model.safetensors"), config)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: CLIP(config, rngs=nnx.Rngs(0))))
-    return nnx.merge(graph, params)
+    return nnx.merge(graph_of(CLIP, config), params)
 
 
 def find_model(name_or_directory: str) -> epath.Path:

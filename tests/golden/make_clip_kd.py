@@ -4,9 +4,9 @@ Usage: python make_clip_kd.py LOSS, where LOSS is src/open_clip/loss.py of
 github.com/winycg/CLIP-KD. Needs torch; the test that reads the file does not.
 
 The released loss is defined for several processes only (one process lacks its
-normalised features), so it is told of two whose gathered batch is the batch given, and
-it makes some zeros on a GPU, which here stay on the CPU. It works in float64, its inputs
-are float32.
+normalised features), so it is told of two whose gathered batch is the batch given.
+Zeros that it makes on a GPU stay on the CPU here. It works in float64 on float32
+inputs.
 """
 
 import importlib.util

@@ -1,0 +1,106 @@
+"""A teacher made ready: its weights, its logit scale, and its outputs held."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from kdjax.commands.models import NamedModel
+from kdjax.data.records import Source
+from kdjax.data.tokenizer import Tokenizer
+from kdjax.errors import UserError
+from kdjax.evaluation.zero_shot import embed_images, embed_texts
+from kdjax.objectives import match_entropy
+from kdjax.training.tasks import Params
+
+CALIBRATION_ROWS = 64
+
+Batch = dict[str, Any]
+
+
+class Teacher:
+    """A frozen CLIP model with the tokenizer that it was trained with.
+
+    Attributes:
+        config: of the model.
+        params: its weights.
+        tokenizer: of its texts.
+    """
+
+    def __init__(self, name: str, model: NamedModel) -> None:
+        """Take a model that a config names.
+
+        Raises:
+            UserError: it is an architecture without weights.
+        """
+        if model.tokenizer is None or model.params is None:
+            raise UserError(
+                f"the teacher {name!r} has no weights: name a run, a directory or a "
+                "hub name"
+            )
+        self.config = model.config
+        self.params: Params = model.params
+        self.tokenizer: Tokenizer = model.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of its longest text."""
+        return self.config.text.context_length
+
+    def embed_captions(self, captions: list[str]) -> Float[np.ndarray, "N D"]:
+        """Embed texts, not normalised."""
+        ids = self.tokenizer.encode(captions, self.context_length)
+        return embed_texts(self.params, ids, config=self.config)
+
+    def embed_source(self, source: Source, most: int) -> Float[np.ndarray, "N D"]:
+        """Embed the first images of a source, at most so many, not normalised."""
+        rows = range(min(most, len(source)))
+        images = np.stack([source[row].image for row in rows])
+        return embed_images(self.params, images, config=self.config)
+
+
+def calibrate(teacher: Teacher, config: ConfigDict, held_out: Source) -> Params:
+    """Return the teacher's parameters with the logit scale that the config asks for.
+
+    `teacher_scale` is "own", a number, or "match_entropy": the scale at which the rows
+    of the teacher's softmax over held-out pairs have a mean entropy of
+    `teacher_entropy` nats, so that sharp and soft teachers say equally much.
+    """
+    wanted = config.teacher_scale
+    if wanted == "own":
+        return teacher.params
+    if wanted == "match_entropy":
+        image = teacher.embed_source(held_out, CALIBRATION_ROWS)
+        first = [held_out[row].captions[0] for row in range(len(image))]
+        text = teacher.embed_captions(first)
+        scale = match_entropy(image, text, config.teacher_entropy)
+    elif isinstance(wanted, int | float) and wanted > 0:
+        scale = float(wanted)
+    else:
+        raise UserError(
+            f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
+        )
+    return {**teacher.params, "logit_scale": jnp.float32(math.log(scale))}
+
+
+def hold_outputs(teacher: Teacher, source: Source) -> Callable[[Batch], Batch]:
+    """Compute a teacher's outputs once; return what puts them into a batch."""
+    captions = [source[i].captions for i in range(len(source))]
+    row_of = {
+        text: row for row, text in enumerate(sorted({*itertools.chain(*captions)}))
+    }
+    texts = teacher.embed_captions(list(row_of))
+    images = teacher.embed_source(source, len(source))
+
+    def put(batch: Batch) -> Batch:
+        chosen = zip(batch["index"].tolist(), batch["caption"].tolist(), strict=True)
+        rows = [row_of[captions[index][caption]] for index, caption in chosen]
+        outputs = {"image": images[batch["index"]], "text": texts[rows]}
+        return {**batch, "teacher": outputs}
+
+    return put
