@@ -107,6 +107,25 @@ def _start() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what XLA frees between steps on a CPU.
+
+    By default buffers of every step go back to the system and are paged in again, zeroed;
+    without it the steps of the small models take a third less time.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
+    # Not every C library of Linux has it.
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 << 20)
 
 
 def run(

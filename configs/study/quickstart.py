@@ -20,8 +20,10 @@ def get_config() -> ConfigDict:
     config.vqa = load_config("configs/vqa/easy_vqa.py")
     config.vqa_teacher = load_config("configs/vqa/easy_vqa.py")
     config.pretrain.model = "tiny-8"
+    config.pretrain.batch_size = config.distill.batch_size = 32
+    config.distill.steps = 350
     config.teachers = ConfigDict(
-        {"weak": {"steps": 60}, "fair": {"steps": 150}, "strong": {"steps": 600}}
+        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1400}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(

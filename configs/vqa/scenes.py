@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
         {"name": "scenes", "seed": 0, "size": 10_000, "blank": False}
     )
     config.tower = "tiny-8"
-    config.frozen_tower = False
     config.tokenizer = "trained"
     config.question_length = 24
     config.questions_per_image = 12

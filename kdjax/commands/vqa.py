@@ -66,7 +66,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     state, seconds = fit(
         config,
         workdir,
-        VQATask(model, config.frozen_tower),
+        VQATask(model, frozen_tower=config.optimizer.vision_rate == 0),
         iter(batches),
         reporter,
         "vqa",

@@ -124,8 +124,6 @@ def test_captions_say_what_is_known_and_no_more():
         "a picture of a red circle",
         "there is a red circle",
         "the image contains a red circle",
-        "there is a circle",
-        "something red",
     )
     assert captions_of("red", None)[0] == "a red shape"
     assert captions_of(None, "circle")[0] == "a circle"
@@ -133,7 +131,7 @@ def test_captions_say_what_is_known_and_no_more():
     for color in ("red", None):
         for shape in ("circle", None):
             captions = captions_of(color, shape)
-            assert len(captions) == 6
+            assert len(captions) == 4
             words = set(" ".join(captions).split())
             assert words & set(COLORS) == ({color} - {None})
             assert words & set(SHAPES) == ({shape} - {None})

@@ -1,6 +1,7 @@
-"""The objectives once more, in float64 NumPy from their formulas, with finite gradients.
+"""The objectives once more, from their formulas in float64 NumPy.
 
-Shares no code with the package: loops over pairs where that is plainest.
+Shares no code with the package: loops over pairs where that is plainest, and central
+differences for gradients.
 """
 
 from collections.abc import Callable, Mapping
@@ -87,3 +88,27 @@ def gradient(
             ends.append(loss({**x, name: moved}))
         slopes[index] = (ends[0] - ends[1]) / (2 * step)
     return slopes
+
+
+def inputs(
+    rng: np.random.Generator, batch: int, student: int, teacher: int
+) -> dict[str, np.ndarray]:
+    """Random arrays by the names that the losses read, heads where widths differ."""
+    x = {
+        f"{side}_{modality}": rng.normal(size=(batch, width))
+        for side, width in (("student", student), ("teacher", teacher))
+        for modality in ("image", "text")
+    }
+    x |= {
+        name: np.array(rng.uniform(low, high))
+        for name, low, high in (
+            ("student_scale", 2.0, 20.0),
+            ("teacher_scale", 2.0, 20.0),
+            ("learnt_scale", 0.5, 3.0),
+        )
+    }
+    if student != teacher:
+        for modality in ("image", "text"):
+            x[f"{modality}_kernel"] = rng.normal(size=(student, teacher))
+            x[f"{modality}_bias"] = rng.normal(size=teacher)
+    return x
