@@ -113,8 +113,8 @@ def _start() -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep what XLA frees between steps on a CPU.
 
-    By default buffers of every step go back to the system and are paged in again, zeroed;
-    without it the steps of the small models take a third less time.
+    By default the buffers of a step go back to the system, and the next step waits for
+    fresh pages: where that is slow, small models spend a third of their time on it.
     """
     if sys.platform != "linux":
         return

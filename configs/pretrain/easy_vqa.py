@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config.objectives = ConfigDict({"clip": {}})
     config.steps = 600
     config.batch_size = 64
-    config.optimizer.learning_rate = 4e-3
+    config.optimizer.learning_rate = 3e-3
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -101,7 +101,10 @@ class TextTower(nnx.Module):
         self.token_embedding = nnx.Embed(
             config.vocab_size,
             config.width,
-            embedding_init=partitioned(nnx.initializers.normal(0.02), "vocab", "embed"),
+            # Rows of length one: with OpenAI's 0.02 a narrow tower is slow to start.
+            embedding_init=partitioned(
+                nnx.initializers.normal(config.width**-0.5), "vocab", "embed"
+            ),
             **dtypes,
             rngs=rngs,
         )

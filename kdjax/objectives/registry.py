@@ -95,7 +95,7 @@ def expand(spec: Spec) -> dict[str, dict[str, Any]]:
     return {name: _filled(name, options) for name, options in spec.items()}
 
 
-def _filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(name: str, given: Any) -> dict[str, Any]:
     if name not in REGISTRY:
         raise UserError(unknown("objective", name, REGISTRY))
     if not isinstance(given, Mapping):
@@ -103,6 +103,8 @@ def _filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     entry = REGISTRY[name]
     check_options(name, given, {"weight": WEIGHT, **entry.options})
     defaults = {key: option.default for key, option in entry.options.items()}
-    chosen = {**defaults, **given}
+    # A 2 is a 2.0, so that both make the same static argument of a jitted step.
+    numbers = {k: v if isinstance(v, str) else float(v) for k, v in given.items()}
+    chosen = {**defaults, **numbers}
     fitting = [w for (key, choice), w in entry.weights.items() if chosen[key] == choice]
     return {"weight": fitting[0] if fitting else entry.weight, **chosen}

@@ -179,10 +179,12 @@ def test_the_order_of_a_batch_means_nothing(seed, order):
     values, gradients = compiled(4, 6)(x)
     other_values, other_gradients = compiled(4, 6)(shuffled(x))
     for name, value in values.items():
-        assert other_values[name] == pytest.approx(value, rel=1e-5)
+        assert other_values[name] == pytest.approx(value, rel=1e-5, abs=1e-5)
         for leaf, expected in shuffled(gradients[name]).items():
             np.testing.assert_allclose(
-                other_gradients[name][leaf], expected, rtol=1e-3, atol=1e-5
+                other_gradients[name][leaf],
+                expected,
+                atol=1e-5 + 1e-4 * np.abs(expected).max(),
             )
 
 
@@ -196,7 +198,7 @@ def test_the_lengths_of_embeddings_mean_nothing(seed, sizes):
     values, gradients = compiled(4, 4)(x)
     scaled_values, _ = compiled(4, 4)(scaled)
     for name, value in values.items():
-        assert scaled_values[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert scaled_values[name] == pytest.approx(value, rel=1e-4, abs=1e-5)
         # A function of directions alone has no slope along the embedding itself.
         for leaf in ("student_image", "student_text"):
             along = (gradients[name][leaf] * x[leaf]).sum(axis=1)

@@ -1,0 +1,76 @@
+import pytest
+
+from kdjax.errors import UserError
+from kdjax.objectives import expand, objective_names, preset_names
+
+CLIP_KD = {
+    "clip": {"weight": 1.0},
+    "crd": {"weight": 1.0, "teacher_scale": "own"},
+    "icl": {"weight": 1.0, "scale": "raw"},
+    "fd": {"weight": 3.9, "reduction": "sum"},
+}
+
+
+def test_what_there_is():
+    assert {"clip", "crd", "fd", "icl"} <= set(objective_names())
+    assert {"clip_kd", "clip_kd_legacy"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_is_short_for_what_it_expands_to(preset):
+    assert expand(expand(preset)) == expand(preset)
+
+
+def test_clip_kd_has_the_terms_and_weights_of_the_paper():
+    assert expand("clip_kd") == CLIP_KD
+
+
+def test_the_legacy_preset_averages_features_over_the_width_as_released():
+    legacy = {"weight": 2000.0, "reduction": "mean"}
+    assert expand("clip_kd_legacy") == {**CLIP_KD, "fd": legacy}
+
+
+def test_the_two_weights_of_features_agree_at_width_512():
+    fd, legacy = (expand(p)["fd"]["weight"] for p in ("clip_kd", "clip_kd_legacy"))
+    assert legacy / 512 == pytest.approx(fd, rel=0.01)
+
+
+def test_what_is_given_stands_and_the_rest_is_filled():
+    given = {"fd": {"weight": 0.5, "reduction": "mean"}, "crd": {"teacher_scale": 30.0}}
+    assert expand(given) == {
+        "fd": {"weight": 0.5, "reduction": "mean"},
+        "crd": {"weight": 1.0, "teacher_scale": 30.0},
+    }
+
+
+def test_the_order_of_a_spec_is_kept():
+    assert list(expand({"icl": {}, "clip": {}})) == ["icl", "clip"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("clip_dk", "there is no preset of objectives 'clip_dk'; .* 'clip_kd'"),
+        ({"cird": {}}, "there is no objective 'cird'; did you mean 'crd'"),
+        ({"Clip": {}}, "there is no objective 'Clip'; did you mean 'clip'"),
+        (
+            {"fd": {"wieght": 1.0}},
+            "no option of objective fd 'wieght'; did you mean 'weight'",
+        ),
+        ({"fd": {"teacher_scale": 1.0}}, "no option of objective fd 'teacher_scale'"),
+        ({"fd": 2.0}, "objective fd has 2.0; give a mapping of options"),
+        ({}, r"objectives are \{\}; give a preset"),
+        ({"clip": {"weight": -1.0}}, "weight of objective clip is -1.0; .* at least 0"),
+        ({"crd": {"teacher_scale": 0.0}}, "teacher_scale of objective crd is 0.0"),
+        ({"fd": {"reduction": "max"}}, "is 'max'; give 'sum' or 'mean'"),
+        ({"icl": {"scale": 3.0}}, "scale of objective icl is 3.0; give 'raw' or 'exp'"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_a_sentence(spec, message):
+    with pytest.raises(UserError, match=message):
+        expand(spec)
+
+
+def test_whole_numbers_are_numbers_like_any_other():
+    expanded = expand({"crd": {"weight": 2, "teacher_scale": 30}})
+    assert repr(expanded["crd"]) == "{'weight': 2.0, 'teacher_scale': 30.0}"
