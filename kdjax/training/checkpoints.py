@@ -15,7 +15,9 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
+        # Orbax takes absolute paths only.
+        directory = (workdir / "checkpoints").resolve()
+        self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, state: TrainState, iterator: Any) -> None:
         """Begin to save; the state may be donated as soon as this returns."""

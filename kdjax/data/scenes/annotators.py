@@ -1,5 +1,8 @@
 """What ten annotators answer: mostly the truth, and sometimes what is near it."""
 
+from bisect import bisect_right
+from functools import cache
+
 from kdjax.data.scenes.chance import Dice
 from kdjax.data.scenes.questions import YES_NO, Asked
 from kdjax.data.scenes.world import COLOURS, MAX_THINGS, SHAPES
@@ -39,15 +42,25 @@ def answer_type(truth: str) -> str:
 
 def annotate(asked: Asked, dice: Dice) -> tuple[str, ...]:
     """Answer a question ten times; each answer is wrong with its difficulty."""
-    wrong = _near(asked.truth)
-    answers, errors = [], 0
-    for _ in range(_ANNOTATORS):
-        errs = dice.chance(asked.difficulty) and errors < _MAX_WRONG
-        errors += errs
-        answers.append(dice.pick(wrong) if errs else asked.truth)
+    answers = [asked.truth] * _ANNOTATORS
+    within = _error_within(asked.difficulty)
+    place = -1
+    for _ in range(_MAX_WRONG):
+        # One draw says how many get it right before the next who does not.
+        place += 1 + bisect_right(within, dice.uniform())
+        if place >= _ANNOTATORS:
+            break
+        answers[place] = dice.pick(_near(asked.truth))
     return tuple(answers)
 
 
+@cache
+def _error_within(difficulty: float) -> tuple[float, ...]:
+    # The probability that one of the first annotators errs: the first one, two, ...
+    return tuple(1 - (1 - difficulty) ** many for many in range(1, _ANNOTATORS + 1))
+
+
+@cache
 def _near(truth: str) -> tuple[str, ...]:
     if truth in YES_NO:
         return tuple(word for word in YES_NO if word != truth)

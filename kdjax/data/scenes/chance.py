@@ -1,18 +1,26 @@
 """Random draws that depend on a key alone, so that any host makes the same sample."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
 
+# A multiple of the four words of one counter, so that none is left over at a turn.
+_BLOCK = 128
 
-def _uniforms(bits: np.random.Philox) -> Iterator[float]:
+
+def _uniforms(bits: np.random.Philox) -> Callable[[], float]:
+    return chain.from_iterable(_blocks(bits)).__next__
+
+
+def _blocks(bits: np.random.Philox) -> Iterator[list[float]]:
     # Only the raw bits of a generator are promised to stay the same over NumPy's
     # releases, so the step to [0, 1) is made here: the top 53 bits of each word.
     while True:
-        yield from ((bits.random_raw(128) >> np.uint64(11)) * 2.0**-53).tolist()
+        yield ((bits.random_raw(_BLOCK) >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 class Dice:
@@ -26,7 +34,19 @@ class Dice:
     def __init__(self, seed: int, split: int, index: int, stream: int) -> None:
         key = np.array([seed, split], np.uint64)
         counter = np.array([0, 0, stream, index], np.uint64)
-        self._draw = _uniforms(np.random.Philox(key=key, counter=counter)).__next__
+        self._bits = np.random.Philox(key=key, counter=counter)
+        self._draw = _uniforms(self._bits)
+
+    def turn_to(self, stream: int) -> None:
+        """Draw from the start of another stream of the same seed, split and index.
+
+        The same as new dice, but much faster: making a generator takes longer than all
+        that most streams are asked for.
+        """
+        state = self._bits.state
+        state["state"]["counter"][:3] = 0, 0, stream
+        self._bits.state = state
+        self._draw = _uniforms(self._bits)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a number from [low, high)."""

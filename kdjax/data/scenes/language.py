@@ -31,6 +31,7 @@ def _descriptions(*attributes: str) -> tuple[Description, ...]:
     return tuple(Description(*option) for option in options)
 
 
+@cache
 def noun(description: Description, *, plural: bool = False) -> str:
     """Return the noun phrase without an article: "small striped red circle"."""
     *adjectives, shape = description
@@ -40,6 +41,7 @@ def noun(description: Description, *, plural: bool = False) -> str:
     return " ".join([*filter(None, adjectives), head])
 
 
+@cache
 def a(description: Description) -> str:
     """Return the noun phrase with its indefinite article: "an orange star"."""
     words = noun(description)

@@ -274,9 +274,10 @@ def _altered(present: Description, dice: Dice) -> Description:
     if present.shape is None:
         return present._replace(colour=dice.pick(COLOURS))
     pair = present.shape, present.colour
-    shape, colour = dice.pick(HELD_OUT if pair in HELD_OUT else SEEN)
+    held_out = pair in HELD_OUT
+    shape, colour = dice.pick(HELD_OUT if held_out else SEEN)
     near = dice.pick(((shape, present.colour), (present.shape, colour)))
-    if pair not in HELD_OUT and near in SEEN:
+    if not held_out and near not in HELD_OUT:
         shape, colour = near
     return present._replace(shape=shape, colour=colour)
 

@@ -88,38 +88,48 @@ class Scenes:
             IndexError: if `index` is negative or not below the length.
         """
         place = self._checked(index)
-        scene = self.scene(place)
+        dice = self._dice(place)
+        scene = self._scene(dice)
         return Record(
             image_id=self._image_id(place),
             image=draw(scene, self.image_size),
-            captions=self._captions(scene, place),
-            questions=self._questions(scene, place),
+            captions=self._captions(scene, dice),
+            questions=self._questions(scene, place, dice),
             label=_label(scene),
         )
 
     def scene(self, index: SupportsIndex) -> Scene:
         """Return the facts behind sample `index`; raises IndexError outside."""
-        dice = self._dice(self._checked(index), _SCENE)
-        return sample_scene(dice, held_out=self.split == "compositional")
+        return self._scene(self._dice(self._checked(index)))
 
     def texts(self, limit: int = 2000) -> Iterator[str]:
         """Yield up to `limit` captions and questions, to train a tokenizer on."""
         made = 0
         for index in range(self.size):
-            scene = self.scene(index)
-            asked = (question.question for question in self._questions(scene, index))
-            for text in (*self._captions(scene, index), *asked):
+            dice = self._dice(index)
+            scene = self._scene(dice)
+            said = self._captions(scene, dice)
+            asked = (each.question for each in self._questions(scene, index, dice))
+            for text in (*said, *asked):
                 if made == limit:
                     return
                 yield text
                 made += 1
 
-    def _captions(self, scene: Scene, index: int) -> tuple[str, ...]:
-        return captions(scene, self._dice(index, _CAPTIONS))
+    def _scene(self, dice: Dice) -> Scene:
+        return sample_scene(dice, held_out=self.split == "compositional")
 
-    def _questions(self, scene: Scene, index: int) -> tuple[Question, ...]:
-        asked = ask(scene, self._dice(index, _QUESTIONS), self.questions_per_image)
-        dice = self._dice(index, _ANSWERS)
+    def _captions(self, scene: Scene, dice: Dice) -> tuple[str, ...]:
+        dice.turn_to(_CAPTIONS)
+        return captions(scene, dice)
+
+    def _questions(
+        self, scene: Scene, index: int, dice: Dice | None = None
+    ) -> tuple[Question, ...]:
+        dice = dice or self._dice(index)
+        dice.turn_to(_QUESTIONS)
+        asked = ask(scene, dice, self.questions_per_image)
+        dice.turn_to(_ANSWERS)
         first = self._image_id(index) * MAX_QUESTIONS
         return tuple(
             Question(
@@ -135,7 +145,7 @@ class Scenes:
     def _image_id(self, index: int) -> int:
         return SPLITS.index(self.split) * MAX_SIZE + index
 
-    def _dice(self, index: int, stream: int) -> Dice:
+    def _dice(self, index: int, stream: int = _SCENE) -> Dice:
         return Dice(self.seed, SPLITS.index(self.split), index, stream)
 
     def _checked(self, index: SupportsIndex) -> int:

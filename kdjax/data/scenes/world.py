@@ -178,9 +178,9 @@ def _free_spot(
     border = radius + _GAP
     for _ in range(20):
         x, y = dice.uniform(border, 1 - border), dice.uniform(border, 1 - border)
-        if all(
-            (x - u) ** 2 + (y - v) ** 2 >= (border + radii[place]) ** 2
-            for place, (u, v) in placed.items()
-        ):
+        for place, (u, v) in placed.items():
+            if (x - u) ** 2 + (y - v) ** 2 < (border + radii[place]) ** 2:
+                break
+        else:
             return x, y
     return None
