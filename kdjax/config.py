@@ -35,6 +35,7 @@ def training_defaults() -> ConfigDict:
             "log_every": 50,
             "checkpoint": {"every_steps": 200, "keep": 2},
             "dtype": "auto",
+            "attention": "xla",
         }
     )
 

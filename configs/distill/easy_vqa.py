@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
     config.steps = 300
     config.batch_size = 64
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 5e-3
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -14,5 +14,6 @@ def get_config() -> ConfigDict:
     config.model = "runs/answers"
     config.tokenizer = "trained"
     config.dtype = "auto"
+    config.attention = "xla"
     config.eval = ConfigDict({"split": "validation"})
     return config

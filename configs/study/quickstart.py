@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.vqa_teacher = load_config("configs/vqa/easy_vqa.py")
     config.pretrain.model = "tiny-8"
     config.pretrain.batch_size = config.distill.batch_size = 32
-    config.distill.steps = 350
+    config.distill.steps = 400
     config.teachers = ConfigDict(
         {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1400}}
     )

@@ -13,7 +13,7 @@ from kdjax.commands.common import (
     tokenizer_of,
 )
 from kdjax.commands.models import (
-    compute_dtype,
+    compute_of,
     fit_vocabulary,
     open_model,
     save_model,
@@ -25,6 +25,7 @@ from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
 from kdjax.objectives import expand
+from kdjax.parallel import make_mesh
 from kdjax.training.tasks import ContrastiveTask, Params
 
 
@@ -45,14 +46,14 @@ def _run(
     student_name: str,
     teacher_name: str | None,
 ) -> dict[str, Any]:
-    dtype = compute_dtype(config.dtype)
+    compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    student = open_model(student_name, workdir.path, dtype)
+    student = open_model(student_name, workdir.path, compute)
     teacher = None
     if teacher_name is not None:
         _check_outputs(config.teacher_outputs)
-        opened = open_model(teacher_name, workdir.path, dtype)
-        teacher = Teacher(teacher_name, opened)
+        opened = open_model(teacher_name, workdir.path, compute)
+        teacher = Teacher(teacher_name, opened, make_mesh(config.mesh))
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     tokenizers = {"student": (tokenizer, student_config.text.context_length)}

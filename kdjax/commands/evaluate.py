@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from kdjax.commands.common import score_zero_shot, source_of, tokenizer_of
 from kdjax.commands.models import (
     MODEL,
-    compute_dtype,
+    compute_of,
     fit_vocabulary,
     load_vqa_model,
     open_model,
@@ -26,7 +26,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
     for path in (epath.Path(config.model), workdir.path.parent / config.model):
         if (path / MODEL / "vqa.json").exists():
             return _vqa(path / MODEL, source)
-    model = open_model(config.model, workdir.path, compute_dtype(config.dtype))
+    model = open_model(config.model, workdir.path, compute_of(config, reporter))
     if model.params is None:
         raise UserError(
             f"model {config.model!r} is an architecture without weights: name a run, a "

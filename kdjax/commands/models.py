@@ -7,10 +7,13 @@ from typing import Any
 import jax
 from etils import epath
 from flax import nnx
+from ml_collections import ConfigDict
 
+from kdjax.commands.reporter import Reporter
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
 from kdjax.models import CLIP, CLIPConfig, architecture, graph_of
+from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.training.tasks import Params
 from kdjax.weights import load_clip, save_clip
@@ -33,26 +36,61 @@ class NamedModel:
     tokenizer: Tokenizer | None
 
 
-def compute_dtype(name: str) -> str:
-    """Return the dtype of the forward pass; "auto" is bfloat16 on accelerators."""
-    if name == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"dtype is {name!r}; give auto, float32, bfloat16 or float16")
-    return name
+@dataclass(frozen=True)
+class Compute:
+    """How forward passes compute.
+
+    Attributes:
+        dtype: of activations.
+        attention: the kernel.
+    """
+
+    dtype: str
+    attention: Kernel
+
+    def of(self, config: CLIPConfig) -> CLIPConfig:
+        """Return a model's config that computes so."""
+        return replace(
+            config,
+            dtype=self.dtype,
+            vision=replace(config.vision, attention=self.attention),
+            text=replace(config.text, attention=self.attention),
+        )
 
 
-def open_model(name: str, workdir: epath.Path, dtype: str) -> NamedModel:
+def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
+    """Return how a run computes: what its config asks for and this machine can do.
+
+    `dtype` "auto" is bfloat16 on accelerators and float32 on CPUs.
+
+    Raises:
+        UserError: an unknown dtype or attention kernel.
+    """
+    backend = jax.default_backend()
+    dtype, attention = config.dtype, config.attention
+    if dtype == "auto":
+        dtype = "float32" if backend == "cpu" else "bfloat16"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype is {dtype!r}; give auto, float32, bfloat16 or float16")
+    if attention not in ("xla", "cudnn"):
+        raise UserError(f"attention is {attention!r}; give xla or cudnn")
+    if attention == "cudnn" and backend != "gpu":
+        reporter.say(f"attention cudnn needs a GPU and this is a {backend}: using xla")
+        attention = "xla"
+    return Compute(dtype, attention)
+
+
+def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
     """Return the model that a config names.
 
     Args:
         name: an architecture of the zoo, the workdir of a finished run (where one
             stands, or beside `workdir`), a directory in the hub's layout, a hub name.
         workdir: of the run that asks.
-        dtype: in which the model computes.
+        compute: how the model computes.
     """
     if name in ARCHITECTURES:
-        return NamedModel(replace(architecture(name), dtype=dtype), None, None)
+        return NamedModel(compute.of(architecture(name)), None, None)
     for path in (epath.Path(name), workdir.parent / name):
         if (path / "environment.json").exists():
             if not (path / MODEL / "config.json").exists():
@@ -60,16 +98,16 @@ def open_model(name: str, workdir: epath.Path, dtype: str) -> NamedModel:
                     f"the run in {path} has no CLIP model in its folder {MODEL!r}: let "
                     "it finish, or name the run of pretrain or distill"
                 )
-            return _load(str(path / MODEL), dtype)
+            return _load(str(path / MODEL), compute)
     if "/" not in name and not epath.Path(name).is_dir():
         architecture(name)  # says which name is near
-    return _load(name, dtype)
+    return _load(name, compute)
 
 
-def _load(directory: str, dtype: str) -> NamedModel:
-    clip = load_clip(directory, dtype=dtype)
+def _load(directory: str, compute: Compute) -> NamedModel:
+    clip = load_clip(directory)
     params = nnx.to_pure_dict(nnx.state(clip))
-    return NamedModel(clip.config, params, load_tokenizer(directory))
+    return NamedModel(compute.of(clip.config), params, load_tokenizer(directory))
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:

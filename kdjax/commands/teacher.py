@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -15,7 +17,9 @@ from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.zero_shot import embed_images, embed_texts
+from kdjax.models import CLIP, abstract_of
 from kdjax.objectives import match_entropy
+from kdjax.parallel import parameter_shardings
 from kdjax.training.tasks import Params
 
 CALIBRATION_ROWS = 64
@@ -32,8 +36,8 @@ class Teacher:
         tokenizer: of its texts.
     """
 
-    def __init__(self, name: str, model: NamedModel) -> None:
-        """Take a model that a config names.
+    def __init__(self, name: str, model: NamedModel, mesh: Mesh) -> None:
+        """Take a model that a config names, and put its weights on the mesh.
 
         Raises:
             UserError: it is an architecture without weights.
@@ -44,7 +48,8 @@ class Teacher:
                 "hub name"
             )
         self.config = model.config
-        self.params: Params = model.params
+        places = parameter_shardings(abstract_of(CLIP, model.config), mesh)
+        self.params: Params = jax.device_put(model.params, places)
         self.tokenizer: Tokenizer = model.tokenizer
 
     @property
@@ -79,13 +84,22 @@ def calibrate(teacher: Teacher, config: ConfigDict, held_out: Source) -> Params:
         first = [held_out[row].captions[0] for row in range(len(image))]
         text = teacher.embed_captions(first)
         scale = match_entropy(image, text, config.teacher_entropy)
-    elif isinstance(wanted, int | float) and wanted > 0:
-        scale = float(wanted)
     else:
+        scale = _positive(wanted)
+    return {**teacher.params, "logit_scale": jnp.float32(math.log(scale))}
+
+
+def _positive(wanted: Any) -> float:
+    """Return a number that may be written as text, as on a command line."""
+    try:
+        scale = float(wanted)
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
         raise UserError(
             f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
         )
-    return {**teacher.params, "logit_scale": jnp.float32(math.log(scale))}
+    return scale
 
 
 def hold_outputs(teacher: Teacher, source: Source) -> Callable[[Batch], Batch]:

@@ -12,7 +12,7 @@ from kdjax.commands.common import (
     this_host,
     tokenizer_of,
 )
-from kdjax.commands.models import compute_dtype, open_model, save_vqa_model
+from kdjax.commands.models import compute_of, open_model, save_vqa_model
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import vqa_batches, vqa_evaluation_batches
@@ -27,9 +27,9 @@ from kdjax.training.tasks import Params, VQATask
 
 def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
     """Train a VQA model on the tower that `config.tower` names, and score it."""
-    dtype = compute_dtype(config.dtype)
+    compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    tower = open_model(config.tower, workdir.path, dtype)
+    tower = open_model(config.tower, workdir.path, compute)
     tokenizer = tokenizer_of(config.tokenizer, source)
     head = config.head
     model = VQAConfig(
@@ -41,7 +41,8 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         layers=head.layers,
         num_heads=head.num_heads,
         num_answers=len(source.answers),
-        dtype=dtype,
+        attention=compute.attention,
+        dtype=compute.dtype,
     )
     host = this_host()
     batches = vqa_batches(

@@ -2,7 +2,7 @@
 
 from kdjax.models.clip import CLIP, CLIPOutput
 from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
-from kdjax.models.structure import graph_of, shapes_of
+from kdjax.models.structure import abstract_of, graph_of
 from kdjax.models.vqa import VQAModel
 from kdjax.models.zoo import architecture, architecture_names
 
@@ -14,8 +14,8 @@ __all__ = [
     "VQAConfig",
     "VQAModel",
     "VisionConfig",
+    "abstract_of",
     "architecture",
     "architecture_names",
     "graph_of",
-    "shapes_of",
 ]

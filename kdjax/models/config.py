@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+Kernel = Literal["xla", "cudnn"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,6 +22,7 @@ class TransformerConfig:
         mlp_width: hidden width of the MLP.
         activation: of the MLP.
         norm_epsilon: of every layer norm.
+        attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
     """
 
     width: int
@@ -29,6 +31,7 @@ class TransformerConfig:
     mlp_width: int
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-5
+    attention: Kernel = "xla"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ class VQAConfig:
         layers: cross-attention blocks.
         num_heads: of the fusion's attention.
         num_answers: classes.
+        attention: "xla" or "cudnn", of the fusion.
         dtype: in which the forward pass computes.
         param_dtype: in which parameters are held.
     """
@@ -116,6 +120,7 @@ class VQAConfig:
     layers: int
     num_heads: int
     num_answers: int
+    attention: Kernel = "xla"
     dtype: str = "float32"
     param_dtype: str = "float32"
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from flax import nnx
 
@@ -17,9 +16,9 @@ def graph_of(model: Model, config: Config) -> nnx.GraphDef:
     return _structure(model, config)[0]
 
 
-def shapes_of(model: Model, config: Config) -> dict[str, Any]:
-    """Return the shapes and dtypes of a module's parameters, as nested dicts."""
-    return nnx.to_pure_dict(_structure(model, config)[1])
+def abstract_of(model: Model, config: Config) -> nnx.State:
+    """Return a module's parameters as shapes, dtypes and logical axes."""
+    return _structure(model, config)[1]
 
 
 @functools.lru_cache(maxsize=32)

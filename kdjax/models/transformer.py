@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from kdjax.models.config import TransformerConfig
+from kdjax.models.config import Kernel, TransformerConfig
 
 
 class Trace(NamedTuple):
@@ -73,9 +73,16 @@ class Attention(nnx.Module):
     """Multi-head attention of queries over a context (the queries' own by default)."""
 
     def __init__(
-        self, width: int, num_heads: int, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+        self,
+        width: int,
+        num_heads: int,
+        kernel: Kernel,
+        *,
+        dtypes: dict[str, Any],
+        rngs: nnx.Rngs,
     ) -> None:
         self.num_heads = num_heads
+        self.kernel = kernel
         self.query = linear(width, width, ("embed", "heads"), dtypes, rngs)
         self.key = linear(width, width, ("embed", "heads"), dtypes, rngs)
         self.value = linear(width, width, ("embed", "heads"), dtypes, rngs)
@@ -96,7 +103,9 @@ class Attention(nnx.Module):
 
         query, key = heads(self.query(x)), heads(self.key(context))
         value = heads(self.value(context))
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        attended = jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation=self.kernel
+        )
         attention = _attention_map(query, key, mask) if with_map else None
         return self.out(attended.reshape(x.shape)), attention
 
@@ -143,7 +152,7 @@ class Block(nnx.Module):
         norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
         self.attention_norm = nnx.LayerNorm(config.width, **norm)
         self.attention = Attention(
-            config.width, config.num_heads, dtypes=dtypes, rngs=rngs
+            config.width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
         )
         self.mlp_norm = nnx.LayerNorm(config.width, **norm)
         self.mlp = Mlp(

@@ -47,6 +47,7 @@ class QuestionEncoder(nnx.Module):
             layers=config.question_layers,
             num_heads=config.num_heads,
             mlp_width=4 * width,
+            attention=config.attention,
         )
         self.transformer = nnx.data(
             Transformer(stack, dtypes=dtypes, rngs=rngs)
@@ -74,7 +75,7 @@ class FusionBlock(nnx.Module):
     ) -> None:
         self.query_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
         self.attention = Attention(
-            config.width, config.num_heads, dtypes=dtypes, rngs=rngs
+            config.width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
         )
         self.mlp_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
         self.mlp = Mlp(config.width, 4 * config.width, "gelu", dtypes=dtypes, rngs=rngs)

@@ -16,8 +16,8 @@ from kdjax.models import (
     CLIPConfig,
     TextConfig,
     VisionConfig,
+    abstract_of,
     graph_of,
-    shapes_of,
 )
 from kdjax.models.config import OPENAI_MEAN, OPENAI_STD
 
@@ -111,7 +111,7 @@ def from_theirs(tensors: Tensors, config: CLIPConfig) -> dict[str, Any]:
         UserError: tensors are missing, left over or of another shape; all are listed.
     """
     left = {k: v for k, v in tensors.items() if not k.endswith("position_ids")}
-    shapes = shapes_of(CLIP, config)
+    shapes = nnx.to_pure_dict(abstract_of(CLIP, config))
     problems: list[str] = []
     params: dict[str, Any] = {}
 

@@ -1,0 +1,76 @@
+"""What a config names becomes: a model, a dtype, a teacher, a refusal."""
+
+import numpy as np
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from kdjax.commands.models import compute_of, open_model
+from kdjax.commands.reporter import Reporter
+from kdjax.config import load_config
+from kdjax.errors import UserError
+
+
+def compute(reporter=None, **changes):
+    config = ConfigDict({"dtype": "auto", "attention": "xla", **changes})
+    return compute_of(config, reporter or Reporter(quiet=True))
+
+
+def test_auto_is_float32_on_a_cpu():
+    assert compute().dtype == "float32"
+    assert compute(dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_a_kernel_that_is_not_here_falls_back_with_one_line(capsys):
+    assert compute(Reporter(), attention="cudnn").attention == "xla"
+    said = capsys.readouterr().err
+    assert said == "attention cudnn needs a GPU and this is a cpu: using xla\n"
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "float8"}, {"attention": "flash"}])
+def test_unknown_ways_to_compute_are_refused(wrong):
+    with pytest.raises(UserError, match="give"):
+        compute(**wrong)
+
+
+def test_an_architecture_has_no_weights():
+    model = open_model("tiny-16", epath.Path("runs/mine"), compute())
+    assert model.params is None
+    assert model.tokenizer is None
+
+
+def test_a_name_that_is_nothing_is_refused():
+    with pytest.raises(UserError, match="did you mean 'tiny-8'"):
+        open_model("tiny-7", epath.Path("runs/mine"), compute())
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "said"),
+    [
+        ("distill", "teacher_scale", "-1", "teacher_scale is '-1'"),
+        ("distill", "teacher_scale", "warm", "teacher_scale is 'warm'"),
+        ("distill", "teacher_outputs", "cached", "teacher_outputs is 'cached'"),
+        ("distill", "teacher", "tiny-8", "has no weights"),
+        ("pretrain", "batch_size", 0, "batch_size"),
+        ("vqa", "tower", "tiny-7", "did you mean 'tiny-8'"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(file, key, value, said, tmp_path):
+    from kdjax.cli import run
+
+    config = load_config(f"configs/{file}/easy_vqa.py")
+    config[key] = value
+    if file == "distill" and key == "teacher_scale":
+        config.teacher = pretrained(tmp_path)
+    with pytest.raises(UserError, match=said):
+        run(file, config, str(tmp_path / "run"), quiet=True)
+
+
+def pretrained(folder):
+    from kdjax.cli import run
+
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size = "tiny-16", 2, 8
+    results = run("pretrain", config, str(folder / "teacher"), quiet=True)
+    assert np.isfinite(results["zero_shot_accuracy"])
+    return "teacher"
