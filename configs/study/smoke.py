@@ -21,12 +21,14 @@ def get_config() -> ConfigDict:
         config[part].batch_size = 16
         config[part].log_every = 4
         config[part].checkpoint.every_steps = 4
-    config.pretrain.model = "tiny-16"
+    config.pretrain.model = "nano-16"
     config.teachers = ConfigDict({"weak": {"steps": 4}, "strong": {"steps": 12}})
-    config.students = ("tiny-16",)
+    config.students = ("nano-16",)
     config.objectives = ConfigDict(
         {"clip_kd": {"clip": {}, "crd": {}, "icl": {}, "fd": {}}}
     )
+    for part in ("vqa", "vqa_teacher"):
+        config[part].head.update({"width": 16, "layers": 1, "num_heads": 1})
     config.seeds = (0, 1)
     config.bootstrap_draws = 500
     return config

@@ -26,14 +26,13 @@ def study(tmp_path_factory):
     """Start a study, kill it with SIGKILL in its second run, and start it again."""
     folder = tmp_path_factory.mktemp("study")
     arguments = command("study", SMOKE, f"--workdir={folder / 'smoke'}", *SMALL)
-    first = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     killed = False
-    for line in first.stderr:
-        if "step 4 of 8" in line:
-            os.kill(first.pid, signal.SIGKILL)
-            killed = True
-            break
-    first.wait()
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as first:
+        for line in first.stderr:
+            if "step 4 of 8" in line:
+                os.kill(first.pid, signal.SIGKILL)
+                killed = True
+                break
     assert killed
     assert first.returncode == -signal.SIGKILL
     again = subprocess.run(arguments, capture_output=True, text=True)
@@ -89,7 +88,7 @@ def test_steps_are_those_of_both_trainings(study):
     steps = {row["name"]: int(row["steps"]) for row in rows_of(folder)}
     assert steps["weak"] == 4 + 8
     assert steps["strong"] == 12 + 8
-    assert steps["tiny-16 from strong by clip_kd"] == 8 + 8
+    assert steps["nano-16 from strong by clip_kd"] == 8 + 8
     assert steps["majority"] == 0
 
 
@@ -112,6 +111,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(study, tmp_path):
             f"--config.tower={tower}",
             f"--config.steps={config['steps']}",
             f"--config.batch_size={config['batch_size']}",
+            *(f"--config.head.{key}={value}" for key, value in config["head"].items()),
         ),
         capture_output=True,
         text=True,
@@ -139,7 +139,7 @@ def test_the_page_loads_nothing(study):
     assert "<script" not in page
     assert 'src="http' not in page and 'href="http' not in page
     assert str(folder / "smoke" / "report.html") in again.stdout.replace("\n", "")
-    assert "tiny-16 from strong by clip_kd" in page
+    assert "nano-16 from strong by clip_kd" in page
 
 
 def test_a_finished_study_only_counts_again(study):

@@ -42,15 +42,15 @@ def answer_type(truth: str) -> str:
 
 def annotate(asked: Asked, dice: Dice) -> tuple[str, ...]:
     """Answer a question ten times; each answer is wrong with its difficulty."""
-    answers = [asked.truth] * _ANNOTATORS
     within = _error_within(asked.difficulty)
-    place = -1
+    answers = [asked.truth] * _ANNOTATORS
+    # One draw says how many get it right before the next who does not.
+    place = bisect_right(within, dice.uniform())
     for _ in range(_MAX_WRONG):
-        # One draw says how many get it right before the next who does not.
-        place += 1 + bisect_right(within, dice.uniform())
         if place >= _ANNOTATORS:
             break
         answers[place] = dice.pick(_near(asked.truth))
+        place += 1 + bisect_right(within, dice.uniform())
     return tuple(answers)
 
 

@@ -5,6 +5,7 @@ that the shape covers is 1/2 minus the distance in pixels, held in [0, 1].
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -49,11 +50,11 @@ def draw(scene: Scene, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     bare = np.ones((image_size, image_size), np.float32)
     if scene.things:
         _paint(paint, bare, scene.things)
-    # Where pixels are coarse, the edges of two things may claim more than all of one.
-    crowded = bare.min() < 0
-    paint += np.maximum(bare, 0) * _ground(scene, image_size) + _HALF
-    if crowded:
-        np.minimum(paint, 255, out=paint)
+    # The half makes the cast to bytes round.
+    paint += bare * _ground(scene, image_size) + _HALF
+    if bare.min() < 0:
+        # Where pixels are coarse, the edges of two things may claim more than one has.
+        np.clip(paint, 0, 255, out=paint)
     image = np.empty((image_size, image_size, 3), np.uint8)
     for channel, plane in enumerate(paint.astype(np.uint8)):
         image[..., channel] = plane
@@ -61,7 +62,7 @@ def draw(scene: Scene, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
 
 
 def _ground(scene: Scene, size: int) -> Plane:
-    places = (np.arange(size, dtype=np.float32) + _HALF) / size
+    places = _steps(size) / np.float32(size)
     top_left, top_right, bottom_left, bottom_right = (255 * g for g in scene.ground)
     top = top_left + (top_right - top_left) * places
     bottom = bottom_left + (bottom_right - bottom_left) * places
@@ -79,13 +80,18 @@ def _paint(
     span = min(size, int(2 * size * max(thing.radius for thing in things)) + 4)
     rows = [_window(thing.y, span, size) for thing in things]
     columns = [_window(thing.x, span, size) for thing in things]
+    starts = [
+        ([column.start - thing.x * size], [row.start - thing.y * size])
+        for thing, row, column in zip(things, rows, columns, strict=True)
+    ]
     scale = np.array([[[thing.radius * size]] for thing in things], np.float32)
-    steps = np.arange(span, dtype=np.float32) + _HALF
-    y = _offsets(rows, [t.y * size for t in things], steps)[:, :, None] / scale
-    x = _offsets(columns, [t.x * size for t in things], steps)[:, None, :] / scale
+    places = (np.array(starts, np.float32) + _steps(span)) / scale
+    x, y = places[:, :1, :], places[:, 1, :, None]
     cover, tone, pale = _shares(things, x, y, scale, size)
     colours = np.array([_colour(thing) for thing in things], np.float32)
-    tints = colours[:, :, None, None] * tone[:, None] + pale[:, None]
+    tints = colours[:, :, None, None] * tone[:, None]
+    if pale is not None:
+        tints += pale[:, None]
     for row, column, tint, covered in zip(rows, columns, tints, cover, strict=True):
         window, under = paint[:, row, column], bare[row, column]
         window += tint
@@ -94,7 +100,7 @@ def _paint(
 
 def _shares(
     things: tuple[Thing, ...], x: Rows, y: Columns, scale: Scales, size: int
-) -> tuple[Planes, Planes, Planes]:
+) -> tuple[Planes, Planes, Planes | None]:
     # Of each pixel: what is covered, how much of the colour shows, and the pale grey.
     distance = np.empty((len(things), y.shape[1], x.shape[2]), np.float32)
     for place, thing in enumerate(things):
@@ -106,9 +112,10 @@ def _shares(
     cover, inside = _share(depth), _share(depth - np.float32(_EDGE * size))
     # The rim is a darker tone of the same colour: it sets yellow off from the ground.
     tone = cover * _RIM + inside * (1 - _RIM)
-    pale = np.zeros_like(tone)
+    pale = None
     for place, thing in enumerate(things):
         if thing.texture in _PATTERN:
+            pale = np.zeros_like(tone) if pale is None else pale
             pattern = _PATTERN[thing.texture](x[place], y[place], thing.radius)
             share = _share(_HALF - pattern * size) * inside[place]
             tone[place] -= tone[place] * share
@@ -121,11 +128,11 @@ def _window(centre: float, span: int, size: int) -> slice:
     return slice(start, start + span)
 
 
-def _offsets(
-    windows: list[slice], centres: list[float], steps: Float32[np.ndarray, " w"]
-) -> Float32[np.ndarray, "n w"]:
-    starts = [[w.start - c] for w, c in zip(windows, centres, strict=True)]
-    return np.array(starts, np.float32) + steps
+@cache
+def _steps(many: int) -> Float32[np.ndarray, " w"]:
+    steps = np.arange(many, dtype=np.float32) + _HALF
+    steps.flags.writeable = False
+    return steps
 
 
 def _colour(thing: Thing) -> list[float]:

@@ -8,9 +8,9 @@ answer (a circle among two, a barely lower square) is not asked.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import NamedTuple
 
 from kdjax.data.scenes.chance import Dice
 from kdjax.data.scenes.language import Description, a, descriptions, noun
@@ -27,10 +27,11 @@ from kdjax.data.scenes.world import (
 )
 
 YES_NO = ("no", "yes")
+_OF_COLOUR = tuple(Description(colour=colour) for colour in COLOURS)
+_OF_SHAPE = tuple(Description(shape=shape) for shape in SHAPES)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A question with its truth.
 
     Attributes:
@@ -60,7 +61,9 @@ class Facts:
         self.things = scene.things
         self.true = [descriptions(thing) for thing in scene.things]
         self.counts = Counter(chain.from_iterable(self.true))
-        self.unique = [[d for d in each if self.counts[d] == 1] for each in self.true]
+        counts = self.counts
+        self.unique = [[d for d in each if counts[d] == 1] for each in self.true]
+        self._hiding: dict[str, list[tuple[Thing, list[Description]]]] = {}
 
     @cached_property
     def by_count(self) -> dict[int, list[Description]]:
@@ -69,6 +72,17 @@ class Facts:
         for description in dict.fromkeys(d for each in self.true for d in _short(each)):
             found.setdefault(self.counts[description], []).append(description)
         return found
+
+    def hiding(self, attribute: str) -> list[tuple[Thing, list[Description]]]:
+        """The things that are named alone by what does not tell the attribute."""
+        if attribute not in self._hiding:
+            place = Description._fields.index(attribute)
+            self._hiding[attribute] = [
+                (thing, options)
+                for thing, unique in zip(self.things, self.unique, strict=True)
+                if (options := [d for d in unique if d[place] is None])
+            ]
+        return self._hiding[attribute]
 
     @cached_property
     def named(self) -> list[int]:
@@ -80,6 +94,10 @@ def _short(true: tuple[Description, ...]) -> tuple[Description, ...]:
     # The order of the sixteen counts in binary, a bit for each attribute. Size alone,
     # the eighth, is left out: there is no scene with more than three large things.
     return true[:7] + true[9:11] + true[12:13]
+
+
+def _kind_named(true: tuple[Description, ...]) -> list[Description]:
+    return [d for d in true if d.colour or d.shape]
 
 
 Maker = Callable[[Facts, Dice, bool], Asked | None]
@@ -117,7 +135,7 @@ def _fresh(
 
 
 def _exist(facts: Facts, dice: Dice, yes: bool) -> Asked:
-    present = dice.pick([d for d in dice.pick(facts.true) if d.colour or d.shape])
+    present = dice.pick(_kind_named(dice.pick(facts.true)))
     subject = a(present if yes else _absent(present, facts, dice))
     text = dice.pick(
         (
@@ -132,7 +150,7 @@ def _exist(facts: Facts, dice: Dice, yes: bool) -> Asked:
 
 def _count(facts: Facts, dice: Dice, yes: bool) -> Asked:
     # Nothing is counted as none in words of the same form as what is there.
-    named = [d for d in _short(dice.pick(facts.true)) if d.colour or d.shape]
+    named = _kind_named(_short(dice.pick(facts.true)))
     described = {**facts.by_count, 0: [_absent(dice.pick(named), facts, dice)]}
     numbers = sorted(described)
     # Large counts are rare in the scenes, so they are asked for where they exist.
@@ -202,11 +220,7 @@ def _compare(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
 
 def _compare_sizes(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
     large, small = (
-        [
-            options
-            for thing, unique in zip(facts.things, facts.unique, strict=True)
-            if thing.size == size and (options := [d for d in unique if not d.size])
-        ]
+        [options for thing, options in facts.hiding("size") if thing.size == size]
         for size in ("large", "small")
     )
     if not large or not small:
@@ -223,10 +237,8 @@ def _compare_sizes(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
 
 
 def _compare_numbers(facts: Facts, dice: Dice, yes: bool) -> Asked | None:
-    options = [Description(colour=colour) for colour in COLOURS]
-    if dice.chance(0.5):
-        options = [Description(shape=shape) for shape in SHAPES]
-    present = [d for d in options if facts.counts[d]]
+    options = _OF_SHAPE if dice.chance(0.5) else _OF_COLOUR
+    present = [d for d in options if d in facts.counts]
     greater = dice.pick(present)
     fewer = [d for d in present if facts.counts[d] != facts.counts[greater]]
     lesser = dice.pick(fewer or [d for d in options if d not in present])
@@ -264,7 +276,7 @@ def _absent(present: Description, facts: Facts, dice: Dice) -> Description:
     # very mention would tell the answer, and training would say that they never occur.
     while True:
         changed = _altered(present, dice)
-        if facts.counts[changed] == 0:
+        if changed not in facts.counts:
             return changed
 
 
@@ -290,12 +302,7 @@ def _point_out(
         placed = _by_place(facts, dice)
         if placed is not None:
             return *placed, 0.09
-    attribute = Description._fields.index(hidden)
-    named = [
-        (thing, options)
-        for thing, unique in zip(facts.things, facts.unique, strict=True)
-        if (options := [d for d in unique if d[attribute] is None])
-    ]
+    named = facts.hiding(hidden)
     if not named:
         return None
     thing, options = dice.pick(named)
@@ -318,7 +325,8 @@ def _by_place(facts: Facts, dice: Dice) -> tuple[Thing, str] | None:
 
 def _shorter(options: list[Description], dice: Dice) -> Description:
     # The shorter of two: people name a thing by little more than sets it apart.
-    return min(dice.pick(options), dice.pick(options), key=lambda d: -d.count(None))
+    first, second = dice.pick(options), dice.pick(options)
+    return second if second.count(None) > first.count(None) else first
 
 
 _COUNT_WEIGHTS = (0.5, 0.5, 0.9, 1.6, 2.0, 2.0, 2.0)
