@@ -107,10 +107,13 @@ def _teacher(config: ConfigDict, name: str) -> Entry:
 
 
 def _baseline(config: ConfigDict, student: str, seed: int) -> Entry:
-    """Return the student without a teacher: as many steps on the same data."""
-    shared = {k: v for k, v in config.distill.items() if k in config.pretrain}
-    objectives = {"objectives": {"clip": {}}, "model": student, "seed": seed}
-    clip = PlannedRun("pretrain", _with(config.pretrain, {**shared, **objectives}))
+    """Return the student without a teacher: as many steps on the same data.
+
+    The rest is `pretrain`'s, so that it too has the learning rate that suits it.
+    """
+    same = {key: config.distill[key] for key in ("steps", "batch_size", "data")}
+    own = {"objectives": {"clip": {}}, "model": student, "seed": seed}
+    clip = PlannedRun("pretrain", _with(config.pretrain, {**same, **own}))
     vqa = _vqa_of(config.vqa, clip, seed)
     name = f"{student} alone"
     return Entry("baseline", name, None, student, "clip", seed, clip, vqa)

@@ -16,9 +16,6 @@ Plane = Float32[np.ndarray, "h w"]
 Row = Float32[np.ndarray, "1 w"]
 Column = Float32[np.ndarray, "h 1"]
 Planes = Float32[np.ndarray, "n h w"]
-Rows = Float32[np.ndarray, "n 1 w"]
-Columns = Float32[np.ndarray, "n h 1"]
-Scales = Float32[np.ndarray, "n 1 1"]
 
 _RGB = {
     "red": (208, 28, 36),
@@ -33,6 +30,7 @@ _RGB = {
 _EDGE = 0.012
 _PITCH = 0.068
 _DOT = 0.017
+_DIAGONAL = 0.7071
 _PALE = 0.97
 _RIM = 0.72
 # In units of the radius, as the arms of a small cross must keep a hollow.
@@ -45,64 +43,67 @@ _NONE, _HALF, _ALL = np.float32(0), np.float32(0.5), np.float32(1)
 
 def draw(scene: Scene, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     """Draw a scene as an RGB image of `image_size` pixels on each side."""
-    # Colour planes come first while painting: NumPy is slow on an axis of three.
-    paint = np.zeros((3, image_size, image_size), np.float32)
-    bare = np.ones((image_size, image_size), np.float32)
+    # Planes come first while painting, as NumPy is slow on an axis of three: red,
+    # green and blue of the things, and how much of a pixel they cover.
+    planes = np.zeros((4, image_size, image_size), np.float32)
     if scene.things:
-        _paint(paint, bare, scene.things)
+        _paint(planes, scene.things)
+    colours, covered = planes[:3], planes[3]
     # The half makes the cast to bytes round.
-    paint += bare * _ground(scene, image_size) + _HALF
-    if bare.min() < 0:
+    colours += (1 - covered) * _ground(scene, image_size) + _HALF
+    if np.maximum.reduce(covered, axis=None) > 1:
         # Where pixels are coarse, the edges of two things may claim more than one has.
-        np.clip(paint, 0, 255, out=paint)
+        np.clip(colours, 0, 255, out=colours)
     image = np.empty((image_size, image_size, 3), np.uint8)
-    for channel, plane in enumerate(paint.astype(np.uint8)):
+    for channel, plane in enumerate(colours.astype(np.uint8)):
         image[..., channel] = plane
     return image
 
 
 def _ground(scene: Scene, size: int) -> Plane:
-    places = _steps(size) / np.float32(size)
     top_left, top_right, bottom_left, bottom_right = (255 * g for g in scene.ground)
-    top = top_left + (top_right - top_left) * places
-    bottom = bottom_left + (bottom_right - bottom_left) * places
-    return top + (bottom - top) * places[:, None]
+    right = (top_right - top_left) / size
+    down = (bottom_left - top_left) / size
+    both = (bottom_right - bottom_left - top_right + top_left) / size**2
+    steps = _steps(size)
+    return (top_left + right * steps) + (down + both * steps) * steps[:, None]
 
 
-def _paint(
-    paint: Float32[np.ndarray, "3 S S"],
-    bare: Float32[np.ndarray, "S S"],
-    things: tuple[Thing, ...],
-) -> None:
+def _paint(planes: Float32[np.ndarray, "4 S S"], things: tuple[Thing, ...]) -> None:
     # All things at once, in windows of one size: with so few pixels, the number of
     # calls to NumPy is what takes the time.
-    size = len(bare)
-    span = min(size, int(2 * size * max(thing.radius for thing in things)) + 4)
-    rows = [_window(thing.y, span, size) for thing in things]
-    columns = [_window(thing.x, span, size) for thing in things]
-    starts = [
-        ([column.start - thing.x * size], [row.start - thing.y * size])
-        for thing, row, column in zip(things, rows, columns, strict=True)
+    many, size = len(things), planes.shape[1]
+    span = min(size, int(2 * size * max([thing.radius for thing in things])) + 4)
+    windows = [
+        (_window(t.y * size, span, size), _window(t.x * size, span, size))
+        for t in things
     ]
-    scale = np.array([[[thing.radius * size]] for thing in things], np.float32)
-    places = (np.array(starts, np.float32) + _steps(span)) / scale
-    x, y = places[:, :1, :], places[:, 1, :, None]
-    cover, tone, pale = _shares(things, x, y, scale, size)
-    colours = np.array([_colour(thing) for thing in things], np.float32)
-    tints = colours[:, :, None, None] * tone[:, None]
+    starts: list[float] = []
+    for thing, (row, column) in zip(things, windows, strict=True):
+        starts += column.start - thing.x * size, row.start - thing.y * size
+    scale = _column([thing.radius * size for thing in things])
+    places = (_column(starts).reshape(many, 2, 1) + _steps(span)) / scale
+    cover, tone, pale = _shares(things, places, scale, size)
+    tints = np.empty((many, 4, span, span), np.float32)
+    colours = _column([level for thing in things for level in _colour(thing)])
+    np.multiply(colours.reshape(many, 3, 1, 1), tone[:, None], out=tints[:, :3])
     if pale is not None:
-        tints += pale[:, None]
-    for row, column, tint, covered in zip(rows, columns, tints, cover, strict=True):
-        window, under = paint[:, row, column], bare[row, column]
+        tints[:, :3] += pale[:, None]
+    tints[:, 3] = cover
+    for (row, column), tint in zip(windows, tints, strict=True):
+        window = planes[:, row, column]
         window += tint
-        under -= covered
 
 
 def _shares(
-    things: tuple[Thing, ...], x: Rows, y: Columns, scale: Scales, size: int
+    things: tuple[Thing, ...],
+    places: Float32[np.ndarray, "n 2 w"],
+    scale: Float32[np.ndarray, "n 1 1"],
+    size: int,
 ) -> tuple[Planes, Planes, Planes | None]:
     # Of each pixel: what is covered, how much of the colour shows, and the pale grey.
-    distance = np.empty((len(things), y.shape[1], x.shape[2]), np.float32)
+    x, y = places[:, :1], places[:, 1, :, None]
+    distance = np.empty((len(things), x.shape[2], x.shape[2]), np.float32)
     for place, thing in enumerate(things):
         signed = _DISTANCE[thing.shape](x[place], y[place])
         if thing.texture == "outlined":
@@ -112,19 +113,24 @@ def _shares(
     cover, inside = _share(depth), _share(depth - np.float32(_EDGE * size))
     # The rim is a darker tone of the same colour: it sets yellow off from the ground.
     tone = cover * _RIM + inside * (1 - _RIM)
-    pale = None
-    for place, thing in enumerate(things):
-        if thing.texture in _PATTERN:
-            pale = np.zeros_like(tone) if pale is None else pale
-            pattern = _PATTERN[thing.texture](x[place], y[place], thing.radius)
-            share = _share(_HALF - pattern * size) * inside[place]
-            tone[place] -= tone[place] * share
-            pale[place] = share * cover[place] * (255 * _PALE)
-    return cover, tone, pale
+    patterned = [i for i, thing in enumerate(things) if thing.texture in _PATTERN]
+    if not patterned:
+        return cover, tone, None
+    pattern = np.zeros_like(tone)
+    for place in patterned:
+        make = _PATTERN[things[place].texture]
+        pattern[place] = make(x[place], y[place], things[place].radius, size)
+    share = _share(pattern) * inside
+    tone -= tone * share
+    return cover, tone, share * cover * (255 * _PALE)
+
+
+def _column(values: list[float]) -> Float32[np.ndarray, "n 1 1"]:
+    return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
 def _window(centre: float, span: int, size: int) -> slice:
-    start = min(max(0, int(centre * size - span / 2 + 0.5)), size - span)
+    start = min(max(0, int(centre - span / 2 + 0.5)), size - span)
     return slice(start, start + span)
 
 
@@ -191,16 +197,18 @@ def _moon(x: Row, y: Column) -> Plane:
     return np.maximum(_circle(x, y), bite)
 
 
-def _stripes(x: Row, y: Column, radius: float) -> Plane:
-    across = (x + y) * np.float32(0.7071 * radius / _PITCH)
-    return np.float32(_PITCH) * (0.25 - np.abs(across - np.round(across)))
+def _stripes(x: Row, y: Column, radius: float, size: int) -> Plane:
+    wide = radius * _DIAGONAL / _PITCH
+    across = x * wide + y * wide
+    off = np.abs(across - np.rint(across))
+    return off * (_PITCH * size) + (0.5 - 0.25 * _PITCH * size)
 
 
-def _dots(x: Row, y: Column, radius: float) -> Plane:
-    scale = np.float32(radius / _PITCH)
-    right, down = x * scale, y * scale
-    square = (right - np.round(right)) ** 2 + (down - np.round(down)) ** 2
-    return np.float32(_PITCH) * np.sqrt(square) - np.float32(_DOT)
+def _dots(x: Row, y: Column, radius: float, size: int) -> Plane:
+    right, down = x * (radius / _PITCH), y * (radius / _PITCH)
+    right, down = right - np.rint(right), down - np.rint(down)
+    off = np.sqrt(right * right + down * down)
+    return (0.5 + _DOT * size) - off * (_PITCH * size)
 
 
 _DISTANCE: dict[str, Callable[[Row, Column], Plane]] = {
@@ -213,7 +221,7 @@ _DISTANCE: dict[str, Callable[[Row, Column], Plane]] = {
     "heart": _heart,
     "moon": _moon,
 }
-_PATTERN: dict[str, Callable[[Row, Column, float], Plane]] = {
+_PATTERN: dict[str, Callable[[Row, Column, float, int], Plane]] = {
     "striped": _stripes,
     "dotted": _dots,
 }

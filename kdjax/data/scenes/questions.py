@@ -69,8 +69,11 @@ class Facts:
     def by_count(self) -> dict[int, list[Description]]:
         """The descriptions of at most two attributes, by how many things they fit."""
         found: dict[int, list[Description]] = {}
-        for description in dict.fromkeys(d for each in self.true for d in _short(each)):
-            found.setdefault(self.counts[description], []).append(description)
+        for description, many in self.counts.items():
+            left_out = description.count(None)
+            # Size alone is no use: there is no scene with more than three large things.
+            if left_out == 2 or (left_out > 2 and description.size is None):
+                found.setdefault(many, []).append(description)
         return found
 
     def hiding(self, attribute: str) -> list[tuple[Thing, list[Description]]]:
@@ -91,8 +94,8 @@ class Facts:
 
 
 def _short(true: tuple[Description, ...]) -> tuple[Description, ...]:
-    # The order of the sixteen counts in binary, a bit for each attribute. Size alone,
-    # the eighth, is left out: there is no scene with more than three large things.
+    # The order of the sixteen counts in binary, a bit for each attribute; as in
+    # `by_count`, size alone is left out, which is the eighth.
     return true[:7] + true[9:11] + true[12:13]
 
 

@@ -36,6 +36,14 @@ def test_errors_are_as_frequent_as_the_question_is_hard():
         assert sum(wrong) / 5000 == pytest.approx(difficulty, abs=0.012)
 
 
+def test_each_annotator_errs_alike_until_four_have():
+    wrong = [[a != "red" for a in answers] for answers in answers_to("red", 0.1, 4000)]
+    for place in range(10):
+        assert sum(row[place] for row in wrong) / 4000 == pytest.approx(0.1, abs=0.02)
+    certain = answers_to("red", 1.0, many=5)
+    assert all("red" not in row[:4] and set(row[4:]) == {"red"} for row in certain)
+
+
 def test_errors_are_near_the_truth():
     assert set(sum(answers_to("3", HARD), ())) == {"2", "3", "4"}
     assert set(sum(answers_to("0", HARD), ())) == {"0", "1"}

@@ -31,6 +31,15 @@ def test_another_key_draws_other_numbers(key):
     assert drawn.isdisjoint(other.uniform() for _ in range(300))
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 127, 128, 300])
+def test_turning_to_a_stream_is_the_same_as_new_dice(drawn):
+    turned, new = Dice(7, 1, 5, 0), Dice(7, 1, 5, 2)
+    for _ in range(drawn):
+        turned.uniform()
+    turned.turn_to(2)
+    assert [turned.uniform() for _ in range(300)] == [new.uniform() for _ in range(300)]
+
+
 def test_draws_are_uniform():
     dice = Dice(0, 0, 0, 0)
     counts = Counter(dice.below(4) for _ in range(8000))

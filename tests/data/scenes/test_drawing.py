@@ -93,3 +93,16 @@ def test_another_size_is_the_same_picture():
     large = draw(Scene((CIRCLE,), GROUND), 128).astype(float)
     pooled = large.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
     assert np.abs(pooled - small).mean() < 1.0
+
+
+def test_coarse_pixels_that_two_things_share_do_not_overflow():
+    for shape, other in (("moon", "circle"), ("square", "heart"), ("star", "cross")):
+        for gap in (0.29, 0.3, 0.31, 0.32):
+            near = replace(CIRCLE, shape=other, colour="yellow", x=0.3 + gap)
+            scene = Scene(
+                (replace(CIRCLE, shape=shape, texture="striped"), near), GROUND
+            )
+            coarse = draw(scene, 16).astype(float)
+            fine = draw(scene, 256).astype(float)
+            pooled = fine.reshape(16, 16, 16, 16, 3).mean(axis=(1, 3))
+            assert np.abs(pooled - coarse).max() < 90
