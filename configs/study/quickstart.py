@@ -22,8 +22,10 @@ def get_config() -> ConfigDict:
     config.pretrain.model = "tiny-8"
     config.pretrain.batch_size = config.distill.batch_size = 32
     config.distill.steps = 400
+    config.vqa.steps = 350
+    config.vqa_teacher.steps = 500
     config.teachers = ConfigDict(
-        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1400}}
+        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1500}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(

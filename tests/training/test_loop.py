@@ -48,7 +48,7 @@ def program(tokenizer):
     )
     task = ContrastiveTask(config, None, (("clip", (("weight", 1.0),)),))
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-    return build_program(task, OPTIMIZER, STEPS, mesh), mesh
+    return build_program(task, OPTIMIZER, mesh), mesh
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def draw(scene: Scene, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     # The half makes the cast to bytes round.
     colours += (1 - covered) * _ground(scene, image_size) + _HALF
     if np.maximum.reduce(covered, axis=None) > 1:
-        # Where pixels are coarse, the edges of two things may claim more than one has.
+        # Things add up where they meet, which in a sampled scene they hardly do.
         np.clip(colours, 0, 255, out=colours)
     image = np.empty((image_size, image_size, 3), np.uint8)
     for channel, plane in enumerate(colours.astype(np.uint8)):

@@ -1,0 +1,86 @@
+"""The VQA model answers each question for itself, and loses as written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kdjax.models import VQAConfig, VQAModel, architecture
+from kdjax.models.vqa import vqa_loss
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["words", "transformer"])
+def model(request):
+    config = VQAConfig(
+        vision=architecture("nano-16").vision,
+        vocab_size=40,
+        question_length=6,
+        question_layers=request.param,
+        width=16,
+        layers=2,
+        num_heads=2,
+        num_answers=5,
+    )
+    return VQAModel(config, rngs=nnx.Rngs(0))
+
+
+def inputs(questions=3):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
+    ids = rng.integers(1, 40, (2, questions, 6)).astype(np.int32)
+    ids[:, :, 4:] = 0
+    return jnp.asarray(images), jnp.asarray(ids)
+
+
+def test_questions_of_an_image_do_not_see_each_other(model):
+    images, ids = inputs()
+    together = model(images, ids)
+    assert together.shape == (2, 3, 5)
+    for number in range(3):
+        alone = model(images, ids[:, number : number + 1])
+        np.testing.assert_allclose(together[:, number], alone[:, 0], atol=1e-5)
+
+
+def test_padding_does_not_change_an_answer(model):
+    images, ids = inputs()
+    np.testing.assert_allclose(
+        model(images, ids)[0], model(images, ids.at[1].set(0))[0], atol=1e-5
+    )
+    assert np.isfinite(model(images, jnp.zeros_like(ids))).all()
+
+
+def test_the_image_changes_the_answer(model):
+    images, ids = inputs()
+    assert abs(model(images, ids) - model(images[::-1], ids)).max() > 1e-3
+
+
+def test_a_frozen_tower_gets_no_gradient(model):
+    images, ids = inputs()
+    graph, params = nnx.split(model)
+
+    def loss(params, frozen):
+        return (nnx.merge(graph, params)(images, ids, frozen) ** 2).sum()
+
+    for frozen in (True, False):
+        gradients = jax.grad(loss)(params, frozen)
+        vision = jax.tree.leaves(gradients["vision"])
+        assert any(abs(g).max() > 0 for g in vision) != frozen
+        assert all(abs(g).max() > 0 for g in jax.tree.leaves(gradients["head"]))
+
+
+def test_loss_is_binary_cross_entropy_in_float64():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(2, 3, 5)) * 4, rng.uniform(size=(2, 3, 5))
+    mask = np.array([[True, True, False], [True, False, False]])
+    p = 1 / (1 + np.exp(-logits))
+    terms = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum(-1)
+    expected = terms[mask].mean()
+    ours = vqa_loss(jnp.float32(logits), jnp.float32(target), jnp.asarray(mask))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+    wild = vqa_loss(jnp.float32(logits) * 1e4, jnp.float32(target), jnp.asarray(mask))
+    assert np.isfinite(wild)
+    nothing = vqa_loss(
+        jnp.float32(logits), jnp.float32(target), jnp.zeros((2, 3), bool)
+    )
+    assert float(nothing) == 0

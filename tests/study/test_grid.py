@@ -1,0 +1,68 @@
+"""From a config to runs."""
+
+import pytest
+
+from kdjax.config import load_config
+from kdjax.errors import UserError
+from kdjax.study.grid import plan
+
+
+@pytest.fixture
+def config():
+    return load_config("configs/study/quickstart.py")
+
+
+def test_a_plan_has_every_cell_with_every_seed(config):
+    entries = plan(config)
+    kinds = [entry.kind for entry in entries]
+    assert kinds.count("teacher") == 3
+    assert kinds.count("baseline") == 2
+    assert kinds.count("student") == 3 * 2 * 2
+    assert kinds[-1] == "control"
+    cells = {(e.teacher, e.objectives, e.seed) for e in entries if e.kind == "student"}
+    assert len(cells) == 12
+
+
+def test_students_name_their_teachers_run(config):
+    entries = plan(config)
+    teachers = {e.name: e.clip.name for e in entries if e.kind == "teacher"}
+    for entry in entries:
+        if entry.kind == "student":
+            assert entry.clip.config.teacher == teachers[entry.teacher]
+            assert entry.vqa.config.tower == entry.clip.name
+
+
+def test_the_baseline_makes_as_many_steps_on_as_many_images(config):
+    for entry in plan(config):
+        if entry.kind in ("baseline", "student"):
+            assert entry.clip.config.steps == config.distill.steps
+            assert entry.clip.config.batch_size == config.distill.batch_size
+
+
+def test_equal_runs_have_one_name_and_others_another(config):
+    names = [e.clip.name for e in plan(config) if e.clip]
+    assert len(set(names)) == len(names)
+    again = [
+        e.clip.name for e in plan(load_config("configs/study/quickstart.py")) if e.clip
+    ]
+    assert names == again
+    config.pretrain.log_every = 7
+    watched = [e.clip.name for e in plan(config) if e.kind == "teacher"]
+    assert watched == names[:3]
+
+
+def test_only_the_blanked_control_is_blank(config):
+    blank = [entry.name for entry in plan(config) if entry.vqa.config.data.blank]
+    assert blank == ["blanked"]
+
+
+def test_a_study_of_nothing_is_refused(config):
+    config.seeds = ()
+    with pytest.raises(UserError, match="at least one"):
+        plan(config)
+
+
+def test_a_teachers_unknown_setting_is_refused(config):
+    config.teachers.weak.stesp = 3
+    with pytest.raises(UserError, match="'stesp'"):
+        plan(config)

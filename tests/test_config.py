@@ -1,0 +1,63 @@
+"""Configs: where they are found, what names a run, and what keeps one from going on."""
+
+import pytest
+
+from kdjax.config import config_hash, differences, find_config, load_config
+from kdjax.errors import UserError
+
+
+def test_a_file_that_is_here_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "configs" / "pretrain" / "easy_vqa.py"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("")
+    assert find_config("configs/pretrain/easy_vqa.py").resolve() == mine
+
+
+def test_files_of_the_package_are_found_with_and_without_the_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/study/smoke.py") == find_config("study/smoke.py")
+
+
+def test_an_argument_reaches_get_config(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(size):\n"
+        "    return ConfigDict({'size': int(size)})\n"
+    )
+    assert load_config(f"{file}:7").size == 7
+
+
+def test_a_config_that_fails_is_one_sentence(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match="division by zero") as error:
+        load_config(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_keep_their_types():
+    config = load_config("configs/pretrain/easy_vqa.py", ["--config.steps=7"])
+    assert config.steps == 7
+    with pytest.raises(UserError, match="steps"):
+        load_config("configs/pretrain/easy_vqa.py", ["--config.steps=seven"])
+
+
+def test_the_hash_names_what_is_computed_and_not_how_it_is_watched():
+    one = load_config("configs/pretrain/easy_vqa.py")
+    two = load_config("configs/pretrain/easy_vqa.py", ["--config.log_every=1"])
+    three = load_config("configs/pretrain/easy_vqa.py", ["--config.seed=1"])
+    assert config_hash("pretrain", one) == config_hash("pretrain", two)
+    assert config_hash("pretrain", one) != config_hash("pretrain", three)
+    assert config_hash("pretrain", one) != config_hash("distill", one)
+
+
+def test_a_run_may_be_watched_otherwise_and_go_on_for_longer():
+    old = {"steps": 10, "log_every": 5, "optimizer": {"b2": 0.9}}
+    assert differences(old, {**old, "steps": 20, "log_every": 1}) == []
+    assert differences(old, {**old, "steps": 5}) == ["steps was 10 and is now 5"]
+    changed = {**old, "optimizer": {"b2": 0.95}}
+    assert differences(old, changed) == ["optimizer.b2 was 0.9 and is now 0.95"]

@@ -1,0 +1,55 @@
+"""Print the losses of a short distillation on a mesh of simulated devices.
+
+Usage: python run_on_devices.py DEVICES DATA FSDP TENSOR
+"""
+
+import json
+import os
+import sys
+
+DEVICES, *SIZES = map(int, sys.argv[1:])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from kdjax.models import CLIP, abstract_of, architecture  # noqa: E402
+from kdjax.objectives import expand  # noqa: E402
+from kdjax.parallel import make_mesh, parameter_shardings, to_global  # noqa: E402
+from kdjax.training.optimizer import OptimizerConfig  # noqa: E402
+from kdjax.training.steps import build_program  # noqa: E402
+from kdjax.training.tasks import ContrastiveTask  # noqa: E402
+
+STEPS, BATCH = 6, 16
+
+
+def main() -> None:
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), SIZES, strict=True)))
+    clip = architecture("tiny-16")
+    objectives = expand("clip_kd")
+    named = tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
+    task = ContrastiveTask(clip, clip, named)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3, weight_decay=0.1, warmup=0.2, b2=0.98, clip_norm=1.0
+    )
+    program = build_program(task, optimizer, mesh)
+    teacher = nnx.to_pure_dict(nnx.state(CLIP(clip, rngs=nnx.Rngs(7))))
+    places = parameter_shardings(abstract_of(CLIP, clip), mesh)
+    frozen = jax.device_put(teacher, places)
+    state = program.init(0, STEPS)
+    rng = np.random.default_rng(0)
+    losses = []
+    for _ in range(STEPS):
+        ids = rng.integers(4, 200, (BATCH, 24), np.int32)
+        ids[:, 9] = clip.text.eos_id
+        image = rng.integers(0, 256, (BATCH, 64, 64, 3), np.uint8)
+        batch = {"image": image, "text": {"student": ids, "teacher": ids}}
+        state, metrics = program.step(state, frozen, to_global(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    kernel = state.params["model"]["vision"]["transformer"]["blocks"]["mlp"]["up"]
+    print(json.dumps({"losses": losses, "shards": str(kernel["kernel"].sharding.spec)}))
+
+
+if __name__ == "__main__":
+    main()
