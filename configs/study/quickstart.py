@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.vqa.steps = 350
     config.vqa_teacher.steps = 500
     config.teachers = ConfigDict(
-        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1500}}
+        {"weak": {"steps": 150}, "fair": {"steps": 500}, "strong": {"steps": 1500}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(

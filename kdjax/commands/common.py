@@ -73,7 +73,7 @@ def fit(
     warm_start: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[TrainState, float]:
     """Train a task as the config says; return the final state and the seconds."""
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(dict(config.mesh))
     optimizer = OptimizerConfig(**config.optimizer)
     program = build_program(task, optimizer, mesh)
     loop = LoopConfig(

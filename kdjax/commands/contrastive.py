@@ -53,7 +53,7 @@ def _run(
     if teacher_name is not None:
         _check_outputs(config.teacher_outputs)
         opened = open_model(teacher_name, workdir.path, compute)
-        teacher = Teacher(teacher_name, opened, make_mesh(config.mesh))
+        teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     tokenizers = {"student": (tokenizer, student_config.text.context_length)}

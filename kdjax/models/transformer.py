@@ -162,7 +162,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N W"],
-        mask: Bool[Array, "#B 1 N N"] | None = None,
+        mask: Bool[Array, "#B 1 #N N"] | None = None,
         with_map: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N N"] | None]:
         """Return the next residual stream and, when asked, the attention map."""
@@ -193,7 +193,7 @@ class Transformer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N W"],
-        mask: Bool[Array, "#B 1 N N"] | None = None,
+        mask: Bool[Array, "#B 1 #N N"] | None = None,
         *,
         hidden: bool = False,
         attention: bool = False,

@@ -138,7 +138,10 @@ def _against(
             fontsize=9,
             fontstyle="italic",
         )
-    ax.margins(x=0.1, y=0.14)
+    if x:
+        lows, highs = zip(*map(_bounds, x.values()), strict=True)
+        ax.set_xlim(min(lows) - 0.1 * span, max(highs) + 0.1 * span)
+    ax.margins(y=0.14)
     ax.set_xlabel(label)
 
 

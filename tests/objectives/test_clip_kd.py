@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import oracle
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives import build_objective

@@ -1,10 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import oracle
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import (

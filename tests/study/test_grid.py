@@ -1,6 +1,7 @@
 """From a config to runs."""
 
 import pytest
+from ml_collections import ConfigDict
 
 from kdjax.config import load_config
 from kdjax.errors import UserError
@@ -63,6 +64,6 @@ def test_a_study_of_nothing_is_refused(config):
 
 
 def test_a_teachers_unknown_setting_is_refused(config):
-    config.teachers.weak.stesp = 3
+    config.teachers.weak = ConfigDict({"stesp": 3})
     with pytest.raises(UserError, match="'stesp'"):
         plan(config)

@@ -4,18 +4,14 @@ import csv
 import dataclasses
 import io
 import re
-import sys
-from pathlib import Path
 
 from etils import epath
 from PIL import Image
 from rich.console import Console
+from study.sample import sample, unknown
 
 from kdjax.study.report import render_report, save_figures, write_csv, write_report
 from kdjax.study.summary import signed, signed_interval, summary_table, with_interval
-
-sys.path.insert(0, str(Path(__file__).parent))
-from sample import sample, unknown
 
 COLUMNS = (
     "kind,name,teacher,student,objectives,seed,zero_shot_accuracy,vqa_accuracy,"

@@ -48,7 +48,9 @@ def main() -> None:
         state, metrics = program.step(state, frozen, to_global(batch, mesh))
         losses.append(float(metrics["loss"]))
     kernel = state.params["model"]["vision"]["transformer"]["blocks"]["mlp"]["up"]
-    print(json.dumps({"losses": losses, "shards": str(kernel["kernel"].sharding.spec)}))
+    print(
+        json.dumps({"losses": losses, "shards": list(kernel["kernel"].sharding.spec)})
+    )
 
 
 if __name__ == "__main__":

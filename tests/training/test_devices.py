@@ -29,5 +29,4 @@ def test_a_mesh_has_the_losses_of_one_device(alone, mesh):
     many = trained(8, *mesh)
     assert many["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-5)
     np.testing.assert_allclose(many["losses"], alone["losses"], rtol=1e-4)
-    split = "PartitionSpec(None, 'fsdp', 'tensor')"
-    assert (many["shards"] == split) or mesh != (2, 2, 2)
+    assert many["shards"] == [None, "fsdp", "tensor"]
