@@ -76,9 +76,10 @@ def answer(
     scored = [_scored(entry, cells, annotations) for entry in entries]
     controls = _controls(source_of(config.vqa, "train"), questions, annotations)
     found, keys = _statistics(scored, asked, config)
-    students = [key for key in keys if key[0] == "student"]
     bare = [key for key in keys if key[0] == "baseline"]
     teachers = [s for s in scored if s.entry.kind == "teacher"]
+    ranked = _teacher_cells(teachers, found)
+    students = _by_strength([key for key in keys if key[0] == "student"], ranked)
     return StudyResult(
         title=config.title,
         dataset=config.vqa.data.name,
@@ -86,7 +87,7 @@ def answer(
         images=len(source),
         questions=len(questions),
         rows=(*(s.row for s in scored), *controls),
-        teachers=_teacher_cells(teachers, found),
+        teachers=ranked,
         baselines=tuple(_cell(key, keys, found, scored) for key in bare),
         students=tuple(_cell(key, keys, found, scored) for key in students),
         ranks=_ranks(config, keys, found, teachers),
@@ -204,6 +205,13 @@ def _teacher_cells(teachers: Sequence[Scored], found: Bootstrap) -> tuple[Cell, 
         for i, s in enumerate(teachers)
     ]
     return tuple(sorted(cells, key=lambda cell: cell.vqa.estimate))
+
+
+def _by_strength(keys: list[CellKey], teachers: Sequence[Cell]) -> list[CellKey]:
+    """Return students set by set as planned, and in each from the weakest teacher."""
+    sets = list(dict.fromkeys(key[:3] for key in keys))
+    strength = [teacher.name for teacher in teachers]
+    return sorted(keys, key=lambda k: (sets.index(k[:3]), strength.index(str(k[3]))))
 
 
 def _cell(

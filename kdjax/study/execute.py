@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from etils import epath
@@ -55,14 +56,17 @@ def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -
     total = sum(run.config.steps for _, run in todo)
     if len(todo) < len(runs):
         reporter.say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
-    started, done = time.monotonic(), 0
+    # The median, because the first runs compile and the others hardly do.
+    seconds_per_step: list[float] = []
     for number, (label, run) in enumerate(todo, start=1):
-        spent = time.monotonic() - started
-        left = f", {clock(spent / done * (total - done))} left" if done else ""
+        started, left = time.monotonic(), ""
+        if seconds_per_step:
+            left = f", {clock(median(seconds_per_step) * total)} left"
         place = f"[{number} of {len(todo)}{left}] {label}: "
         inner = Reporter(reporter.every, place, reporter.quiet)
         run_command(run.command, run.config, cells / run.name, inner)
-        done += run.config.steps
+        seconds_per_step.append((time.monotonic() - started) / run.config.steps)
+        total -= run.config.steps
 
 
 def _runs(entries: Sequence[Entry]) -> list[tuple[str, PlannedRun]]:
