@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.teacher_scale = "match_entropy"
     config.teacher_entropy = 2.5
     config.tokenizer = "trained"
+    config.caption_length = 8
     config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
     config.steps = 300
     config.batch_size = 64

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "scenes", "seed": 0, "size": 10_000})
     config.model = "tiny-8"
     config.tokenizer = "trained"
+    config.caption_length = 40
     config.objectives = ConfigDict({"clip": {}})
     config.steps = 600
     config.batch_size = 64

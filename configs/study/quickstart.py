@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     config.vqa_teacher = load_config("configs/vqa/easy_vqa.py")
     config.pretrain.model = "tiny-8"
     config.pretrain.batch_size = config.distill.batch_size = 32
-    config.distill.steps = 350
-    config.vqa.steps = 300
+    config.distill.steps = 400
+    config.vqa.steps = 400
     config.vqa_teacher.steps = 450
     config.teachers = ConfigDict(
-        {"weak": {"steps": 150}, "fair": {"steps": 350}, "strong": {"steps": 1300}}
+        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1500}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(

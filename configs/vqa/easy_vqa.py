@@ -14,8 +14,9 @@ def get_config() -> ConfigDict:
     config = training_defaults()
     config.data = ConfigDict({"name": "easy_vqa", "blank": False})
     config.tower = "tiny-8"
+    config.tower_outputs = "held"
     config.tokenizer = "trained"
-    config.question_length = 16
+    config.question_length = 12
     config.questions_per_image = 12
     config.head = ConfigDict(
         {"question_layers": 0, "width": 32, "layers": 2, "num_heads": 2}

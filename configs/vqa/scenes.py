@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
         {"name": "scenes", "seed": 0, "size": 10_000, "blank": False}
     )
     config.tower = "tiny-8"
+    config.tower_outputs = "computed"
     config.tokenizer = "trained"
     config.question_length = 24
     config.questions_per_image = 12

@@ -15,12 +15,14 @@ from kdjax.data.loader import contrastive_evaluation_batches
 from kdjax.data.records import Source
 from kdjax.data.registry import build_source
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from kdjax.evaluation.zero_shot import BATCH, zero_shot_accuracy
+from kdjax.errors import UserError
+from kdjax.evaluation.embedding import BATCH
+from kdjax.evaluation.zero_shot import zero_shot_accuracy
 from kdjax.models import CLIPConfig
 from kdjax.parallel import make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.optimizer import OptimizerConfig
-from kdjax.training.steps import TrainState, build_program
+from kdjax.training.steps import Program, TrainState, build_program
 from kdjax.training.tasks import Params, Task
 
 
@@ -62,6 +64,27 @@ def tokenizer_of(name: str, source: Source) -> Tokenizer:
     )
 
 
+def holds(config: ConfigDict, key: str) -> bool:
+    """Return whether a config lets a frozen model's outputs be computed once and held.
+
+    Raises:
+        UserError: the key's value is neither held nor computed.
+    """
+    outputs = config[key]
+    if outputs not in ("held", "computed"):
+        raise UserError(
+            f"{key} is {outputs!r}; give held (computed once, for data that fits in "
+            "memory) or computed (in every step)"
+        )
+    return outputs == "held"
+
+
+def program_of(config: ConfigDict, task: Task) -> Program:
+    """Return a task's compiled functions on the config's mesh."""
+    optimizer = OptimizerConfig(**config.optimizer)
+    return build_program(task, optimizer, make_mesh(dict(config.mesh)))
+
+
 def fit(
     config: ConfigDict,
     workdir: Workdir,
@@ -74,8 +97,6 @@ def fit(
 ) -> tuple[TrainState, float]:
     """Train a task as the config says; return the final state and the seconds."""
     mesh = make_mesh(dict(config.mesh))
-    optimizer = OptimizerConfig(**config.optimizer)
-    program = build_program(task, optimizer, mesh)
     loop = LoopConfig(
         seed=config.seed,
         steps=config.steps,
@@ -84,7 +105,7 @@ def fit(
         keep=config.checkpoint.keep,
     )
     return train(
-        program,
+        program_of(config, task),
         loop,
         batches=batches,
         mesh=mesh,

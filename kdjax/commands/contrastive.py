@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
+    holds,
     put_into,
     score_zero_shot,
     source_of,
@@ -24,6 +25,7 @@ from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
+from kdjax.models import CLIPConfig
 from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.tasks import ContrastiveTask, Params
@@ -49,18 +51,19 @@ def _run(
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
     student = open_model(student_name, workdir.path, compute)
-    teacher = None
+    teacher, hold = None, False
     if teacher_name is not None:
-        _check_outputs(config.teacher_outputs)
+        hold = holds(config, "teacher_outputs")
         opened = open_model(teacher_name, workdir.path, compute)
         teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
-    tokenizers = {"student": (tokenizer, student_config.text.context_length)}
+    length = _caption_length(config.caption_length, student_config)
+    tokenizers = {"student": (tokenizer, length)}
     frozen, held = None, None
     if teacher is not None:
         frozen = calibrate(teacher, config, source_of(config, "validation"))
-        if config.teacher_outputs == "held":
+        if hold:
             held = hold_outputs(teacher, source)
             frozen = {"logit_scale": frozen["logit_scale"]}
         else:
@@ -102,9 +105,10 @@ def _run(
     return {"zero_shot_accuracy": accuracy, "seconds": seconds}
 
 
-def _check_outputs(outputs: str) -> None:
-    if outputs not in ("held", "computed"):
+def _caption_length(length: int, student: CLIPConfig) -> int:
+    most = student.text.context_length
+    if not 0 < length <= most:
         raise UserError(
-            f"teacher_outputs is {outputs!r}; give held (computed once, for data that "
-            "fits in memory) or computed (in every step)"
+            f"caption_length is {length}; the model reads 1 to {most} tokens"
         )
+    return length

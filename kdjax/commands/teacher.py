@@ -16,7 +16,7 @@ from kdjax.commands.models import NamedModel
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
-from kdjax.evaluation.zero_shot import embed_images, embed_texts
+from kdjax.evaluation.embedding import embed_images, embed_texts
 from kdjax.models import CLIP, abstract_of
 from kdjax.objectives import match_entropy
 from kdjax.parallel import parameter_shardings

@@ -1,28 +1,37 @@
 """`kdjax vqa`: fine-tune a vision tower on questions, and score it officially."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
+    holds,
+    program_of,
     put_into,
     source_of,
     this_host,
     tokenizer_of,
 )
-from kdjax.commands.models import compute_of, open_model, save_vqa_model
+from kdjax.commands.models import (
+    compute_of,
+    open_model,
+    save_vqa_model,
+)
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import Workdir
-from kdjax.data.loader import vqa_batches, vqa_evaluation_batches
+from kdjax.data.loader import all_images, vqa_batches, vqa_evaluation_batches
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
-from kdjax.evaluation.answering import BATCH, answer_questions
+from kdjax.evaluation.answering import answer_questions, image_tokens
+from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
 from kdjax.models import VQAConfig
 from kdjax.models.config import to_dict
 from kdjax.training.tasks import Params, VQATask
+
+Batch = dict[str, Any]
 
 
 def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
@@ -30,6 +39,8 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
     tower = open_model(config.tower, workdir.path, compute)
+    frozen = config.optimizer.vision_rate == 0
+    hold = holds(config, "tower_outputs") and frozen
     tokenizer = tokenizer_of(config.tokenizer, source)
     head = config.head
     model = VQAConfig(
@@ -44,6 +55,13 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         attention=compute.attention,
         dtype=compute.dtype,
     )
+    task, held = VQATask(model, frozen_tower=frozen), None
+    if hold:
+        start = (
+            tower.params
+            or program_of(config, task).init(config.seed, config.steps).params["model"]
+        )
+        held = _hold_tokens(start["vision"], model, source, config.data.blank)
     host = this_host()
     batches = vqa_batches(
         source,
@@ -67,8 +85,8 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     state, seconds = fit(
         config,
         workdir,
-        VQATask(model, frozen_tower=config.optimizer.vision_rate == 0),
-        iter(batches),
+        task,
+        iter(batches.map(held) if held else batches),
         reporter,
         "vqa",
         None,
@@ -97,6 +115,20 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         [{"question_id": key, "answer": answer} for key, answer in said.items()],
     )
     return {**results, "seconds": seconds}
+
+
+def _hold_tokens(
+    tower: Params, model: VQAConfig, source: Source, blank: bool
+) -> Callable[[Batch], Batch]:
+    """Compute a frozen tower's tokens once; return what puts them into a batch."""
+    images = all_images(source, blank=blank)
+    tokens = image_tokens(tower, images, config=model)
+
+    def put(batch: Batch) -> Batch:
+        rest = {key: value for key, value in batch.items() if key != "image"}
+        return {**rest, "tokens": tokens[batch["index"]]}
+
+    return put
 
 
 def score_vqa(

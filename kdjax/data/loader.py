@@ -99,9 +99,9 @@ def vqa_batches(
     """Return endless batches of images with up to Q questions each and their targets.
 
     A batch holds b = batch_size / host_count images: `image` [b, H, W, 3] uint8,
-    `question` [b, Q, L] int32, `target` [b, Q, A] float32 and `mask` [b, Q] bool, which
-    is False where an image has fewer than Q questions. Of more than Q, Q are drawn
-    without replacement.
+    `index` [b] int32, `question` [b, Q, L] int32, `target` [b, Q, A] float32 and `mask`
+    [b, Q] bool, which is False where an image has fewer than Q questions. Of more than
+    Q, Q are drawn without replacement.
 
     Args:
         source: of records with questions.
@@ -138,7 +138,13 @@ def vqa_batches(
             for slot, q in enumerate(chosen[row, :n].tolist()):
                 target[row, slot, a.classes[q]] = a.scores[q]
         image = _images(source, indices, records, blank=blank)
-        return {"image": image, "question": question, "target": target, "mask": mask}
+        return {
+            "image": image,
+            "index": indices.astype(np.int32),
+            "question": question,
+            "target": target,
+            "mask": mask,
+        }
 
     hosts = _Hosts(batch_size, host_index, host_count)
     return _stream(source, build, hosts, seed, read_threads, prefetch)
@@ -372,6 +378,12 @@ def _read_one(source: Source, index: int) -> Record:
 
 def _where(source: Source, index: int) -> str:
     return f"record {index} of {source.name} {source.split!r}"
+
+
+def all_images(source: Source, *, blank: bool = False) -> UInt8[np.ndarray, "N H W 3"]:
+    """Return every image of a source, for what fits in memory."""
+    indices = np.arange(len(source))
+    return _images(source, indices, _read(source, indices), blank=blank)
 
 
 def _images(

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, UInt8
 
+from kdjax.evaluation.embedding import in_batches
 from kdjax.models import VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.training.tasks import Params
-
-BATCH = 100
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -25,6 +24,22 @@ def best_answers(
     model = nnx.merge(graph_of(VQAModel, config), params)
     logits = model(preprocess(images, config.vision), questions)
     return jnp.argmax(logits, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _image_tokens(
+    params: Params, images: UInt8[Array, "B H W 3"], *, config: VQAConfig
+) -> Float[Array, "B N W"]:
+    model = nnx.eval_shape(lambda: VQAModel(config, rngs=nnx.Rngs(0)))
+    tower: Any = nnx.merge(nnx.graphdef(model.vision), params)
+    return tower(preprocess(images, config.vision)).all_tokens
+
+
+def image_tokens(
+    params: Params, images: UInt8[np.ndarray, "N H W 3"], *, config: VQAConfig
+) -> Float[np.ndarray, "N M W"]:
+    """Return what the vision tower of these parameters gives to a VQA model."""
+    return in_batches(functools.partial(_image_tokens, config=config), params, images)
 
 
 def answer_questions(

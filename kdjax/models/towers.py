@@ -26,6 +26,11 @@ class Pooled(NamedTuple):
     tokens: Float[Array, "B N W"]
     trace: Trace
 
+    @property
+    def all_tokens(self) -> Float[Array, "B M W"]:
+        """[B, 1 + N, W], the pooled token and the others."""
+        return jnp.concatenate([self.pooled[:, None], self.tokens], axis=1)
+
 
 class VisionTower(nnx.Module):
     """A vision transformer with a class token (Dosovitskiy 2021, Radford 2021)."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -122,22 +121,20 @@ class VQAModel(nnx.Module):
         )
 
     def __call__(
-        self,
-        images: Float[Array, "B H W 3"],
-        questions: Int[Array, "B Q L"],
-        frozen_tower: bool = False,
+        self, images: Float[Array, "B H W 3"], questions: Int[Array, "B Q L"]
     ) -> Float[Array, "B Q A"]:
         """Return answer logits of Q questions about each image.
 
         Args:
             images: normalised for the tower.
             questions: token ids, padded with zeros.
-            frozen_tower: no gradient flows into the vision tower.
         """
-        pooled = self.vision(images)
-        tokens = jnp.concatenate([pooled.pooled[:, None], pooled.tokens], axis=1)
-        if frozen_tower:
-            tokens = jax.lax.stop_gradient(tokens)
+        return self.answer(self.vision(images).all_tokens, questions)
+
+    def answer(
+        self, tokens: Float[Array, "B N V"], questions: Int[Array, "B Q L"]
+    ) -> Float[Array, "B Q A"]:
+        """Return answer logits of Q questions about each image's tokens."""
         image = self.image_norm(self.image_adaptor(tokens))
         batch, count, length = questions.shape
         queries = self.question_encoder(questions.reshape(batch * count, length))

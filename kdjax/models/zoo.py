@@ -50,7 +50,7 @@ def _tiny(width: int, layers: int, patch: int) -> CLIPConfig:
         text=replace(
             clip.text,
             vocab_size=256,
-            context_length=24,
+            context_length=40,
             eos_id=3,
             activation="quick_gelu",
         ),

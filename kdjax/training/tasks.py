@@ -15,6 +15,7 @@ from jaxtyping import Array
 from kdjax.embeddings import Embeddings
 from kdjax.models import CLIP, CLIPConfig, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
+from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import build_objective
 
@@ -101,7 +102,7 @@ class VQATask:
 
     Attributes:
         model: the trained model.
-        frozen_tower: the vision tower keeps its parameters.
+        frozen_tower: no gradient flows into the vision tower.
     """
 
     model: VQAConfig
@@ -115,7 +116,15 @@ class VQATask:
         self, trained: Any, frozen: Params | None, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
         """Return the binary cross-entropy of the answers."""
-        images = preprocess(batch["image"], self.model.vision)
-        logits = trained.model(images, batch["question"], self.frozen_tower)
+        tokens = self._tokens(trained.model.vision, batch)
+        logits = trained.model.answer(tokens, batch["question"])
         loss = vqa_loss(logits, batch["target"], batch["mask"])
         return loss, {"bce": loss}
+
+    def _tokens(self, tower: VisionTower, batch: Batch) -> Array:
+        """Return what the tower sees in a batch, unless the batch carries it."""
+        if "tokens" in batch:
+            return batch["tokens"]
+        images = preprocess(batch["image"], self.model.vision)
+        tokens = tower(images).all_tokens
+        return jax.lax.stop_gradient(tokens) if self.frozen_tower else tokens

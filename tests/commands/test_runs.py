@@ -51,7 +51,9 @@ def test_a_name_that_is_nothing_is_refused():
         ("distill", "teacher_scale", "warm", "teacher_scale is 'warm'"),
         ("distill", "teacher_outputs", "cached", "teacher_outputs is 'cached'"),
         ("distill", "teacher", "tiny-8", "has no weights"),
+        ("pretrain", "caption_length", 99, "reads 1 to 40 tokens"),
         ("pretrain", "batch_size", 0, "batch_size"),
+        ("vqa", "tower_outputs", "cached", "tower_outputs is 'cached'"),
         ("vqa", "tower", "tiny-7", "did you mean 'tiny-8'"),
     ],
 )
