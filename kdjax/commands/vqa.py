@@ -42,26 +42,28 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     frozen = config.optimizer.vision_rate == 0
     hold = holds(config, "tower_outputs") and frozen
     tokenizer = tokenizer_of(config.tokenizer, source)
-    head = config.head
     model = VQAConfig(
         vision=tower.config.vision,
         vocab_size=tokenizer.vocab_size,
         question_length=config.question_length,
-        question_layers=head.question_layers,
-        width=head.width,
-        layers=head.layers,
-        num_heads=head.num_heads,
         num_answers=len(source.answers),
         attention=compute.attention,
         dtype=compute.dtype,
+        **config.head,
     )
-    task, held = VQATask(model, frozen_tower=frozen), None
+    task = VQATask(model, frozen_tower=frozen)
+
+    def warm_start(params: Params) -> Params:
+        given = tower.params
+        if given is None:
+            return params
+        return put_into(params, {"model": {"vision": given["vision"]}})
+
+    held = None
     if hold:
-        start = (
-            tower.params
-            or program_of(config, task).init(config.seed, config.steps).params["model"]
-        )
-        held = _hold_tokens(start["vision"], model, source, config.data.blank)
+        begun = program_of(config, task).init(config.seed, config.steps)
+        kept = warm_start(begun.params)["model"]["vision"]
+        held = _hold_tokens(kept, model, source, config.data.blank)
     host = this_host()
     batches = vqa_batches(
         source,
@@ -75,13 +77,6 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         host_count=host.count,
         blank=config.data.blank,
     )
-
-    def warm_start(params: Params) -> Params:
-        given = tower.params
-        if given is None:
-            return params
-        return put_into(params, {"model": {"vision": given["vision"]}})
-
     state, seconds = fit(
         config,
         workdir,

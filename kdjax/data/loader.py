@@ -130,19 +130,15 @@ def vqa_batches(
         asked = [prepared(i, r) for i, r in zip(indices.tolist(), records, strict=True)]
         counts = np.array([len(a.ids) for a in asked])
         chosen, mask = _draw_questions(seed, positions, counts, questions_per_image)
-        shape = mask.shape
-        question = np.full((*shape, question_length), tokenizer.pad_id, np.int32)
-        target = np.zeros((*shape, len(answer_ids)), np.float32)
-        for row, (a, n) in enumerate(zip(asked, mask.sum(1).tolist(), strict=True)):
-            question[row, :n] = a.ids[chosen[row, :n]]
-            for slot, q in enumerate(chosen[row, :n].tolist()):
-                target[row, slot, a.classes[q]] = a.scores[q]
+        ids = np.concatenate([a.ids for a in asked])
+        at = np.where(mask, (counts.cumsum() - counts)[:, None] + chosen, 0)
+        question = np.where(mask[..., None], ids[at], np.int32(tokenizer.pad_id))
         image = _images(source, indices, records, blank=blank)
         return {
             "image": image,
             "index": indices.astype(np.int32),
             "question": question,
-            "target": target,
+            "target": _targets(asked, chosen, mask, len(answer_ids)),
             "mask": mask,
         }
 
@@ -312,11 +308,37 @@ def _draw_questions(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The questions of a record, ready to be copied into a batch."""
+    """The questions of a record, ready to be copied into a batch.
+
+    Attributes:
+        ids: of their tokens.
+        named: (question, class) of every class that is an answer.
+        scores: of these answers.
+    """
 
     ids: Int32[np.ndarray, "n L"]
-    classes: tuple[Int64[np.ndarray, " some"], ...]
-    scores: tuple[Float32[np.ndarray, " some"], ...]
+    named: Int64[np.ndarray, "m 2"]
+    scores: Float32[np.ndarray, " m"]
+
+
+def _targets(
+    asked: Sequence[_Asked],
+    chosen: Int64[np.ndarray, "b Q"],
+    mask: Bool[np.ndarray, "b Q"],
+    classes: int,
+) -> Float32[np.ndarray, "b Q A"]:
+    """Return the soft targets of the chosen questions."""
+    most = max(int(chosen.max()) + 1, max(len(a.ids) for a in asked))
+    slot_of = np.full((len(asked), most), -1)
+    np.put_along_axis(slot_of, chosen, np.where(mask, np.arange(mask.shape[1]), -1), 1)
+    row = np.repeat(np.arange(len(asked)), [len(a.scores) for a in asked])
+    question, answer = np.concatenate([a.named for a in asked]).T
+    scores = np.concatenate([a.scores for a in asked])
+    slot = slot_of[row, question]
+    kept = slot >= 0
+    target = np.zeros((*mask.shape, classes), np.float32)
+    target[row[kept], slot[kept], answer[kept]] = scores[kept]
+    return target
 
 
 def _prepared_questions(
@@ -325,8 +347,9 @@ def _prepared_questions(
     """Return a function that prepares the questions of record i once and keeps them."""
 
     @functools.lru_cache(maxsize=_CACHED_RECORDS)
-    def targets(said: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-        return soft_target(said, answer_ids)
+    def targets(said: tuple[str, ...]) -> list[tuple[int, float]]:
+        classes, scores = soft_target(said, answer_ids)
+        return list(zip(classes.tolist(), scores.tolist(), strict=True))
 
     kept: dict[int, _Asked] = {}
 
@@ -335,11 +358,15 @@ def _prepared_questions(
         if asked is None:
             if len(kept) >= _CACHED_RECORDS:
                 kept.clear()
-            scored = [targets(question.answers) for question in record.questions]
+            scored = [
+                (slot, *one)
+                for slot, question in enumerate(record.questions)
+                for one in targets(question.answers)
+            ]
             asked = kept[index] = _Asked(
                 tokenizer.encode([q.question for q in record.questions], length),
-                tuple(classes for classes, _ in scored),
-                tuple(scores for _, scores in scored),
+                np.array([named for *named, _ in scored], np.int64).reshape(-1, 2),
+                np.array([score for *_, score in scored], np.float32),
             )
         return asked
 

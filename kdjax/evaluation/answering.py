@@ -29,7 +29,7 @@ def best_answers(
 @functools.partial(jax.jit, static_argnames="config")
 def _image_tokens(
     params: Params, images: UInt8[Array, "B H W 3"], *, config: VQAConfig
-) -> Float[Array, "B N W"]:
+) -> Float[Array, "B N D"]:
     model = nnx.eval_shape(lambda: VQAModel(config, rngs=nnx.Rngs(0)))
     tower: Any = nnx.merge(nnx.graphdef(model.vision), params)
     return tower(preprocess(images, config.vision)).all_tokens
@@ -37,7 +37,7 @@ def _image_tokens(
 
 def image_tokens(
     params: Params, images: UInt8[np.ndarray, "N H W 3"], *, config: VQAConfig
-) -> Float[np.ndarray, "N M W"]:
+) -> Float[np.ndarray, "N M D"]:
     """Return what the vision tower of these parameters gives to a VQA model."""
     return in_batches(functools.partial(_image_tokens, config=config), params, images)
 

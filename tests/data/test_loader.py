@@ -108,12 +108,13 @@ def test_every_epoch_sees_every_record_once_in_another_order():
 def test_captions_are_drawn_evenly_and_anew_in_every_epoch():
     batches = take(contrastive(batch_size=40), 50)
     captions = np.concatenate([batch["caption"] for batch in batches])
-    counts = np.bincount(captions, minlength=6)
-    # 2,000 draws: the standard deviation of a count is 17.
-    assert np.abs(counts - 2000 / 6).max() < 70
+    counts = np.bincount(captions)
+    # 2,000 draws of 4 captions: the standard deviation of a count is 19.
+    assert counts.shape == (4,)
+    assert np.abs(counts - 500).max() < 80
     order = np.concatenate([batch["index"] for batch in batches]).reshape(5, 400)
     by_record = np.take_along_axis(captions.reshape(5, 400), order.argsort(1), axis=1)
-    assert 0.7 < (by_record[0] != by_record[1]).mean() < 0.95
+    assert 0.65 < (by_record[0] != by_record[1]).mean() < 0.85
 
 
 def test_seeds_give_different_orders_and_captions():

@@ -1,9 +1,11 @@
 """From a config to runs."""
 
+import itertools
+
 import pytest
 from ml_collections import ConfigDict
 
-from kdjax.config import load_config
+from kdjax.config import load_config, to_plain
 from kdjax.errors import UserError
 from kdjax.study.grid import plan
 
@@ -41,8 +43,11 @@ def test_the_baseline_makes_as_many_steps_on_as_many_images(config):
 
 
 def test_equal_runs_have_one_name_and_others_another(config):
-    names = [e.clip.name for e in plan(config) if e.clip]
-    assert len(set(names)) == len(names)
+    runs = [e.clip for e in plan(config) if e.clip]
+    names = [run.name for run in runs]
+    for one, other in itertools.combinations(runs, 2):
+        same = to_plain(one.config) == to_plain(other.config)
+        assert (one.name == other.name) == same
     again = [
         e.clip.name for e in plan(load_config("configs/study/quickstart.py")) if e.clip
     ]
