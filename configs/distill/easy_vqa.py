@@ -21,8 +21,9 @@ def get_config() -> ConfigDict:
     config.tokenizer = "trained"
     config.caption_length = 8
     config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
-    config.steps = 300
-    config.batch_size = 64
-    config.optimizer.learning_rate = 5e-3
+    config.steps = 350
+    config.batch_size = 32
+    config.optimizer.learning_rate = 8e-3
+    config.optimizer.warmup = 0.25
     config.eval = ConfigDict({"split": "validation"})
     return config

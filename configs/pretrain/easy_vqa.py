@@ -16,8 +16,9 @@ def get_config() -> ConfigDict:
     config.tokenizer = "trained"
     config.caption_length = 8
     config.objectives = ConfigDict({"clip": {}})
-    config.steps = 600
-    config.batch_size = 64
-    config.optimizer.learning_rate = 3e-3
+    config.steps = 1200
+    config.batch_size = 32
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.warmup = 0.2
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
     config.head = ConfigDict(
         {"question_layers": 0, "width": 32, "layers": 2, "num_heads": 2}
     )
-    config.steps = 400
+    config.steps = 450
     config.batch_size = 32
-    config.optimizer.learning_rate = 8e-3
+    config.optimizer.learning_rate = 1.2e-2
+    config.optimizer.warmup = 0.2
     # The tower stays as it came: what is scored is what it has learnt before.
     config.optimizer.vision_rate = 0.0
     config.eval = ConfigDict({"split": "validation"})
