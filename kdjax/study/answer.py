@@ -73,13 +73,11 @@ def answer(
     asked = [source[index].questions for index in range(len(source))]
     questions = [question for some in asked for question in some]
     annotations = annotations_of(questions)
-    scored = [_scored(entry, cells, annotations) for entry in entries]
+    scored = _by_strength([_scored(entry, cells, annotations) for entry in entries])
     controls = _controls(source_of(config.vqa, "train"), questions, annotations)
     found, keys = _statistics(scored, asked, config)
-    bare = [key for key in keys if key[0] == "baseline"]
-    teachers = [s for s in scored if s.entry.kind == "teacher"]
-    ranked = _teacher_cells(teachers, found)
-    students = _by_strength([key for key in keys if key[0] == "student"], ranked)
+    teachers = [s for s in scored if _is_teacher(s)]
+    described = [_cell(key, keys, found, scored) for key in keys]
     return StudyResult(
         title=config.title,
         dataset=config.vqa.data.name,
@@ -87,9 +85,9 @@ def answer(
         images=len(source),
         questions=len(questions),
         rows=(*(s.row for s in scored), *controls),
-        teachers=ranked,
-        baselines=tuple(_cell(key, keys, found, scored) for key in bare),
-        students=tuple(_cell(key, keys, found, scored) for key in students),
+        teachers=_teacher_cells(teachers, found),
+        baselines=tuple(cell for cell in described if cell.kind == "baseline"),
+        students=tuple(cell for cell in described if cell.kind == "student"),
         ranks=_ranks(config, keys, found, teachers),
         examples=choose_examples(source, [(s.row, s.said, s.right) for s in scored]),
         draws=config.bootstrap_draws,
@@ -129,6 +127,23 @@ def _scored(
     )
     right = {key: value / 100 for key, value in accuracy.per_question.items()}
     return Scored(entry, row, said, right)
+
+
+def _by_strength(scored: Sequence[Scored]) -> list[Scored]:
+    """Return entries as planned, but each set of them from the weakest teacher on."""
+    strength = {s.entry.name: s.row.vqa_accuracy for s in scored if _is_teacher(s)}
+    sets = list(dict.fromkeys(_key(s.entry)[:3] for s in scored))
+    return sorted(
+        scored,
+        key=lambda s: (
+            sets.index(_key(s.entry)[:3]),
+            strength.get(s.entry.teacher or s.entry.name, 0.0),
+        ),
+    )
+
+
+def _is_teacher(scored: Scored) -> bool:
+    return scored.entry.kind == "teacher"
 
 
 def _read(path: epath.Path) -> Any:
@@ -184,7 +199,7 @@ def _statistics(
         if s.entry.kind in ("baseline", "student"):
             cells.setdefault(_key(s.entry), []).append(by_image(s.right))
     scores = Scores(
-        np.array([by_image(s.right) for s in scored if s.entry.kind == "teacher"]),
+        np.array([by_image(s.right) for s in scored if _is_teacher(s)]),
         np.array(list(cells.values())),
         np.array([float(len(some)) for some in asked]),
     )
@@ -192,7 +207,7 @@ def _statistics(
 
 
 def _teacher_cells(teachers: Sequence[Scored], found: Bootstrap) -> tuple[Cell, ...]:
-    cells = [
+    return tuple(
         Cell(
             kind="teacher",
             name=s.entry.name,
@@ -203,15 +218,7 @@ def _teacher_cells(teachers: Sequence[Scored], found: Bootstrap) -> tuple[Cell, 
             vqa=interval(found.teachers[i], found.teacher_draws[:, i]),
         )
         for i, s in enumerate(teachers)
-    ]
-    return tuple(sorted(cells, key=lambda cell: cell.vqa.estimate))
-
-
-def _by_strength(keys: list[CellKey], teachers: Sequence[Cell]) -> list[CellKey]:
-    """Return students set by set as planned, and in each from the weakest teacher."""
-    sets = list(dict.fromkeys(key[:3] for key in keys))
-    strength = [teacher.name for teacher in teachers]
-    return sorted(keys, key=lambda k: (sets.index(k[:3]), strength.index(str(k[3]))))
+    )
 
 
 def _cell(

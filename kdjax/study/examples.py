@@ -7,7 +7,7 @@ import numpy as np
 from kdjax.data.records import Question, Source
 from kdjax.study.result import Example, RunRow
 
-COUNT = 8
+COUNT = 6
 
 Said = tuple[RunRow, Mapping[int, str], Mapping[int, float]]
 
