@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from kdjax.errors import UserError
 
 # Settings that say how a run is watched and not what it computes.
-WATCHING = ("log_every",)
+WATCHING = ("log_every", "wandb")
 
 
 def training_defaults() -> ConfigDict:
@@ -33,6 +33,7 @@ def training_defaults() -> ConfigDict:
                 "vision_rate": 1.0,
             },
             "log_every": 50,
+            "wandb": "",
             "checkpoint": {"every_steps": 200, "keep": 2},
             "dtype": "auto",
             "attention": "xla",
@@ -118,7 +119,7 @@ def config_hash(command: str, config: ConfigDict) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what keeps a run from going on: keys whose values differ.
 
-    `log_every` may differ, and `steps` may grow.
+    How a run is watched may differ, and `steps` may grow.
     """
 
     def walk(a: Any, b: Any, path: str) -> list[str]:

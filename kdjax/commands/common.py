@@ -21,6 +21,7 @@ from kdjax.evaluation.zero_shot import zero_shot_accuracy
 from kdjax.models import CLIPConfig
 from kdjax.parallel import make_mesh
 from kdjax.training.loop import LoopConfig, train
+from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, TrainState, build_program
 from kdjax.training.tasks import Params, Task
@@ -104,16 +105,18 @@ def fit(
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
     )
-    return train(
-        program_of(config, task),
-        loop,
-        batches=batches,
-        mesh=mesh,
-        workdir=workdir.path,
-        frozen=frozen,
-        warm_start=warm_start,
-        progress=reporter.steps(label),
-    )
+    with wandb_run(config.wandb, workdir.run, to_plain(config)) as watch:
+        return train(
+            program_of(config, task),
+            loop,
+            batches=batches,
+            mesh=mesh,
+            workdir=workdir.path,
+            frozen=frozen,
+            warm_start=warm_start,
+            progress=reporter.steps(label),
+            watch=watch,
+        )
 
 
 def score_zero_shot(

@@ -14,7 +14,7 @@ from kdjax.errors import UserError
 from kdjax.parallel import to_global
 from kdjax.training.checkpoints import Checkpoints
 from kdjax.training.interrupt import Interrupted, stop_flag
-from kdjax.training.metrics import MetricsWriter
+from kdjax.training.metrics import MetricsWriter, Watch
 from kdjax.training.steps import Program, TrainState
 from kdjax.training.tasks import Params
 
@@ -50,6 +50,7 @@ def train(
     frozen: Params | None = None,
     warm_start: Callable[[Params], Params] = lambda params: params,
     progress: Progress = lambda step, steps, loss: None,
+    watch: Watch = lambda step, metrics: None,
 ) -> tuple[TrainState, float]:
     """Train from the newest checkpoint, or from the start, to the last step.
 
@@ -62,6 +63,7 @@ def train(
         frozen: the teacher's parameters.
         warm_start: puts given weights into freshly initialised parameters.
         progress: told (step, steps, loss) after every logged step.
+        watch: told (step, metrics) then too.
 
     Returns:
         The final state and the seconds of training, those before a resume included.
@@ -96,6 +98,7 @@ def train(
                 if logged:
                     metrics.write(step, numbers)
                     progress(step, config.steps, numbers["loss"])
+                    watch(step, numbers)
                 if saved:
                     metrics.flush()
                     checkpoints.save(state, batches)

@@ -1,11 +1,16 @@
-"""Metrics of a run: one JSON line per logged step, and TensorBoard events."""
+"""Metrics of a run: one JSON line per logged step, TensorBoard events, W&B."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
+
+from kdjax.errors import UserError
+
+Watch = Callable[[int, Mapping[str, float]], None]
 
 FILE = "metrics.jsonl"
 
@@ -67,3 +72,38 @@ class MetricsWriter:
         """Flush and end the event file."""
         self.flush()
         self._events.close()
+
+
+@contextmanager
+def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Watch]:
+    """Give what is told a step's numbers, for a run of Weights & Biases.
+
+    Args:
+        project: there; empty for none.
+        run: its hash; a resumed run goes on under the same name.
+        config: resolved, to be shown beside the curves.
+
+    Raises:
+        UserError: the package is not installed, or no login or network is there.
+    """
+    if not project:
+        yield lambda step, metrics: None
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"wandb is {project!r}, but the package is not installed: run "
+            "pip install 'kdjax[wandb]', or leave wandb empty"
+        ) from error
+    try:
+        there = wandb.init(
+            project=project, id=run, name=run, config=dict(config), resume="allow"
+        )
+    except wandb.Error as error:
+        raise UserError(
+            f"Weights & Biases does not begin a run in {project!r}: {error} "
+            "Or set WANDB_MODE=offline, or leave wandb empty."
+        ) from error
+    with there:
+        yield lambda step, metrics: there.log(dict(metrics), step=step)

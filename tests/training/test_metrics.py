@@ -1,0 +1,58 @@
+"""A run's numbers, told to Weights & Biases."""
+
+import io
+import sys
+
+import pytest
+import wandb
+
+from kdjax.errors import UserError
+from kdjax.training.metrics import wandb_run
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    yield
+    wandb.teardown()  # it reads the environment once
+
+
+def written(tmp_path):
+    return [path.read_bytes() for path in tmp_path.glob("wandb/offline-*/*.wandb")]
+
+
+def test_numbers_and_config_go_there_under_the_runs_name(tmp_path):
+    with wandb_run("teachers", "0123abcd", {"student": "nano-16"}) as watch:
+        watch(2, {"loss": 0.71875, "crd": 0.5})
+    (told,) = written(tmp_path)
+    for said in (b"teachers", b"student", b"nano-16", b"loss", b"0.71875", b"crd"):
+        assert said in told
+
+
+def test_no_project_no_run(tmp_path):
+    with wandb_run("", "0123abcd", {}) as watch:
+        watch(2, {"loss": 0.5})
+    assert written(tmp_path) == []
+
+
+def test_a_package_that_is_not_here_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with (
+        pytest.raises(UserError, match=r"pip install 'kdjax\[wandb\]'"),
+        wandb_run("teachers", "0123abcd", {}),
+    ):
+        pass
+
+
+def test_a_login_that_is_missing_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with (
+        pytest.raises(UserError, match="WANDB_MODE=offline"),
+        wandb_run("teachers", "0123abcd", {}),
+    ):
+        pass
