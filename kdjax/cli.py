@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start() -> None:
     """Set up the process: the compilation cache, and no chatter of libraries."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import logging

@@ -92,9 +92,13 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def _one_line(error: Exception) -> str:
     """Return what is wrong without quoting and without a traceback."""
-    text = str(error.args[0] if error.args else error)
+    said = error.args[0] if error.args else error
+    text = str(said)
     if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text):
         return f"there is no key {near[2]!r}; did you mean {near[1]!r}?"
+    if isinstance(said, KeyError):  # ml_collections found no key that is near
+        key = text.strip("'\"")
+        return f"there is no key {key!r}; give one that the config has"
     if "Traceback" in text:
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())

@@ -47,11 +47,15 @@ def test_help_imports_nothing_heavy():
         ([PRETRAIN, "--config.model=tiny-9"], "did you mean 'tiny-8'?"),
         ([PRETRAIN, "--config.data.name=easy_vga"], "easy_vqa"),
         ([PRETRAIN, "--config.mesh.data=3"], "does not fit"),
+        ([PRETRAIN, "--config.zzz=1"], "there is no key 'zzz'"),
+        ([PRETRAIN, "--config.log_every=0"], "log_every is 0; give a whole number"),
+        ([PRETRAIN, "--workdir=/dev/null/run"], "the workdir /dev/null/run cannot"),
         ([PRETRAIN, "stray"], "'stray' is not understood"),
+        (["--config=configs/vqa/easy_vqa.py"], "a config of pretrain has no key"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_a_failure(arguments, said, tmp_path):
-    done = kdjax("pretrain", *arguments, f"--workdir={tmp_path / 'run'}")
+    done = kdjax("pretrain", f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1

@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     config.teacher_entropy = 2.5
     config.tokenizer = "trained"
     config.caption_length = 8
-    config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
+    weights = {"clip": 1.0, "crd": 1.0, "icl": 1.0, "fd": 3.9}  # CLIP-KD's
+    config.objectives = ConfigDict({k: {"weight": w} for k, w in weights.items()})
     config.steps = 350
     config.batch_size = 32
     config.optimizer.learning_rate = 8e-3

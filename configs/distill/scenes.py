@@ -12,7 +12,9 @@ from kdjax.config import training_defaults
 def get_config() -> ConfigDict:
     """Return the config."""
     config = training_defaults()
-    config.data = ConfigDict({"name": "scenes", "seed": 0, "size": 10_000})
+    config.data = ConfigDict(
+        {"name": "scenes", "seed": 0, "size": 10_000, "image_size": 64}
+    )
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
     config.teacher_outputs = "computed"
@@ -20,7 +22,8 @@ def get_config() -> ConfigDict:
     config.teacher_entropy = 2.5
     config.tokenizer = "trained"
     config.caption_length = 40
-    config.objectives = ConfigDict({"clip": {}, "crd": {}, "icl": {}, "fd": {}})
+    weights = {"clip": 1.0, "crd": 1.0, "icl": 1.0, "fd": 3.9}  # CLIP-KD's
+    config.objectives = ConfigDict({k: {"weight": w} for k, w in weights.items()})
     config.steps = 300
     config.batch_size = 64
     config.optimizer.learning_rate = 4e-3

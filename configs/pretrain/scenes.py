@@ -11,7 +11,9 @@ from kdjax.config import training_defaults
 def get_config() -> ConfigDict:
     """Return the config."""
     config = training_defaults()
-    config.data = ConfigDict({"name": "scenes", "seed": 0, "size": 10_000})
+    config.data = ConfigDict(
+        {"name": "scenes", "seed": 0, "size": 10_000, "image_size": 64}
+    )
     config.model = "tiny-8"
     config.tokenizer = "trained"
     config.caption_length = 40

@@ -99,9 +99,19 @@ def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
                     "it finish, or name the run of pretrain or distill"
                 )
             return _load(str(path / MODEL), compute)
-    if "/" not in name and not epath.Path(name).is_dir():
-        architecture(name)  # says which name is near
+    check_name(name, workdir)
     return _load(name, compute)
+
+
+def check_name(name: str, workdir: epath.Path) -> None:
+    """Refuse what is no architecture, no folder here and no hub name; name the nearest.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    folders = (epath.Path(name), workdir.parent / name)
+    if "/" not in name and not any(folder.is_dir() for folder in folders):
+        architecture(name)
 
 
 def _load(directory: str, compute: Compute) -> NamedModel:

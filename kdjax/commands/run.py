@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from kdjax.commands.contrastive import distill, pretrain
 from kdjax.commands.evaluate import evaluate
 from kdjax.commands.reporter import Reporter, clock
+from kdjax.commands.schema import check_config
 from kdjax.commands.vqa import vqa
 from kdjax.commands.workdir import Workdir
 
@@ -29,6 +30,7 @@ def run_command(
 
     The results are also in results.json of the workdir; a finished run is not repeated.
     """
+    check_config(command, config)
     workdir = Workdir(path, command, config)
     steps = config.get("steps", 0)
     done = workdir.finished(steps)

@@ -20,6 +20,9 @@ PACKAGES = (
     "transformers", "tokenizers", "numpy",
 )  # fmt: skip
 
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+
 
 def environment() -> dict[str, Any]:
     """Return what a run's numbers depend on besides its config."""
@@ -57,19 +60,32 @@ class Workdir:
         self.path = epath.Path(path)
         self.run = config_hash(command, config)
         mine = {"command": command, **to_plain(config)}
-        file = self.path / "config.json"
-        if file.exists():
-            found = differences(json.loads(file.read_text()), mine)
-            if found:
-                raise UserError(
-                    f"the workdir {self.path} holds a run of another config "
-                    f"({'; '.join(found[:3])}); give another --workdir"
-                )
-        elif self.path.exists() and not self.path.is_dir():
+        if self.path.exists() and not self.path.is_dir():
             raise UserError(f"the workdir {self.path} is a file; give a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", mine)
-        self.write_json("environment.json", environment())
+        if found := differences(self._begun() or mine, mine):
+            raise UserError(
+                f"the workdir {self.path} holds a run of another config "
+                f"({'; '.join(found[:3])}); give another --workdir"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json(CONFIG, mine)
+            self.write_json(ENVIRONMENT, environment())
+        except OSError as error:
+            raise UserError(
+                f"the workdir {self.path} cannot be written "
+                f"({error.strerror or error}); give another --workdir"
+            ) from error
+
+    def _begun(self) -> dict[str, Any] | None:
+        """Return the config of the run that has made something here, or None.
+
+        Until then the config may change: a typo does not cost the folder.
+        """
+        config = self.read_json(CONFIG)
+        about = (CONFIG, ENVIRONMENT)
+        made = config and any(p.name not in about for p in self.path.iterdir())
+        return config if made else None
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""

@@ -251,6 +251,11 @@ def _stream(
     """Return the endless stream of this host's batches."""
     if len(source) == 0:
         raise UserError(f"{source.name} {source.split!r} has no record: choose another")
+    if hosts.batch_size > len(source):
+        raise UserError(
+            f"batch_size {hosts.batch_size} is more than the {len(source)} records of "
+            f"{source.name} {source.split!r}: choose a smaller one"
+        )
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} is out of range: choose one from 0 to 2**32 - 1")
 

@@ -4,11 +4,21 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from kdjax.errors import UserError
+
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Kernel = Literal["xla", "cudnn"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _check_heads(width: int, num_heads: int) -> None:
+    if num_heads < 1 or width % num_heads:
+        raise UserError(
+            f"num_heads {num_heads} does not divide the width {width}: choose one that "
+            "does"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,9 @@ class TransformerConfig:
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-5
     attention: Kernel = "xla"
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.num_heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +136,9 @@ class VQAConfig:
     attention: Kernel = "xla"
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.num_heads)
 
 
 def to_dict(config: CLIPConfig | VQAConfig) -> dict[str, Any]:

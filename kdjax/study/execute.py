@@ -8,8 +8,10 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.commands.models import check_name
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.run import run_command
+from kdjax.commands.schema import check_config
 from kdjax.commands.workdir import Workdir
 from kdjax.study.answer import answer
 from kdjax.study.grid import Entry, PlannedRun, plan
@@ -32,9 +34,11 @@ def run_study(
         command: that makes the study again, for the report.
     """
     started = time.monotonic()
-    workdir = Workdir(path, "study", config)
-    cells = workdir.path.parent / CELLS
+    check_config("study", config)
     entries = plan(config)
+    cells = epath.Path(path).parent / CELLS
+    _check_runs(entries, cells)
+    workdir = Workdir(path, "study", config)
     make_runs(entries, cells, reporter)
     result = answer(config, entries, cells, workdir, command)
     write_csv(result.rows, workdir.path / "results.csv")
@@ -67,6 +71,15 @@ def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -
         run_command(run.command, run.config, cells / run.name, inner)
         seconds_per_step.append((time.monotonic() - started) / run.config.steps)
         total -= run.config.steps
+
+
+def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
+    """Find now what is wrong with a run, and not when it is its turn."""
+    for _, run in _runs(entries):
+        check_config(run.command, run.config)
+        for key in ("model", "student"):
+            if key in run.config:
+                check_name(run.config[key], cells / run.name)
 
 
 def _runs(entries: Sequence[Entry]) -> list[tuple[str, PlannedRun]]:

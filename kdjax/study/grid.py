@@ -76,6 +76,9 @@ def plan(config: ConfigDict) -> list[Entry]:
     """
     if not config.teachers or not config.students or not config.seeds:
         raise UserError("a study needs at least one teacher, one student and one seed")
+    for key in ("students", "seeds"):
+        if len(set(config[key])) < len(config[key]):
+            raise UserError(f"{key} are {tuple(config[key])}; give each of them once")
     entries = [_teacher(config, name) for name in config.teachers]
     folders = {entry.name: _clip_name(entry) for entry in entries}
     for student in config.students:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.models import compute_of, open_model
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.workdir import Workdir
 from kdjax.config import load_config
 from kdjax.errors import UserError
 
@@ -76,3 +77,18 @@ def pretrained(folder):
     results = run("pretrain", config, str(folder / "teacher"), quiet=True)
     assert np.isfinite(results["zero_shot_accuracy"])
     return "teacher"
+
+
+def test_a_run_that_made_nothing_yet_may_be_corrected(tmp_path):
+    config = load_config("configs/pretrain/easy_vqa.py")
+    workdir = Workdir(tmp_path / "run", "pretrain", config)
+    config.model = "nano-16"
+    workdir = Workdir(tmp_path / "run", "pretrain", config)
+    workdir.write_json("results.json", {"steps": 300})
+    config.model = "tiny-16"
+    with pytest.raises(UserError, match="model was 'nano-16' and is now 'tiny-16'"):
+        Workdir(tmp_path / "run", "pretrain", config)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        Workdir(tmp_path / "file", "pretrain", config)
+    assert (tmp_path / "file").read_text() == "mine"

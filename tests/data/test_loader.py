@@ -145,6 +145,7 @@ def test_hosts_side_by_side_see_the_batches_of_one_host(make, hosts):
     [
         ({"batch_size": 16, "host_count": 3}, "16 cannot be shared by 3 hosts"),
         ({"batch_size": 0}, "0 cannot be shared by 1 hosts"),
+        ({"batch_size": 1001}, "1001 is more than the 400 records"),
         ({"host_index": 2, "host_count": 2}, "host_index 2 is not one of host_count 2"),
         ({"seed": -1}, "seed -1 is out of range"),
     ],
@@ -223,7 +224,7 @@ def test_a_vqa_batch_holds_questions_of_its_images_and_their_answers():
 
 
 def test_questions_are_drawn_without_replacement_and_all_come_up():
-    source = Listed([replace(record(0, 5), questions=numbered(5))])
+    source = Listed([replace(record(0, 5), questions=numbered(5))] * 50)
     batches = take(vqa(source, questions_per_image=2, batch_size=50), 4)
     words = np.concatenate([batch["question"][:, :, 1] for batch in batches])
     assert (words[:, 0] != words[:, 1]).all()
@@ -241,7 +242,7 @@ def numbered(count: int) -> tuple[Question, ...]:
 
 
 def test_a_record_without_questions_is_masked_out():
-    source = Listed([record(0, 0), record(1, 1)])
+    source = Listed([record(0, 0), record(1, 1)] * 2)
     (batch,) = take(vqa(source, batch_size=4, questions_per_image=2), 1)
     assert sorted(batch["mask"].sum(1).tolist()) == [0, 0, 1, 1]
     assert (batch["target"].sum((1, 2)) == batch["mask"].sum(1)).all()

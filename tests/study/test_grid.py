@@ -72,3 +72,12 @@ def test_a_teachers_unknown_setting_is_refused(config):
     config.teachers.weak = ConfigDict({"stesp": 3})
     with pytest.raises(UserError, match="'stesp'"):
         plan(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seeds", (0, 0)), ("students", ("a",) * 2)]
+)
+def test_what_would_count_twice_is_refused(config, key, value):
+    config[key] = value
+    with pytest.raises(UserError, match=f"{key} are .*; give each of them once"):
+        plan(config)

@@ -1,0 +1,153 @@
+"""What the config of every command holds, checked before anything is made."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.commands.common import source_of
+from kdjax.config import to_plain
+from kdjax.errors import UserError
+from kdjax.objectives import expand
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a config may give.
+
+    Attributes:
+        least: the smallest.
+        most: the largest.
+        whole: whether it is an integer.
+    """
+
+    least: int | float = 0
+    most: int | float = math.inf
+    whole: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is such a number."""
+        kinds = int if self.whole else int | float
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        return number and math.isfinite(value) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.most < math.inf:
+            return f"{kind} from {self.least} to {self.most}"
+        return f"{kind} of at least {self.least}"
+
+
+COUNT = Number(1, whole=True)
+FRACTION = Number(0, 1)
+POSITIVE = Number(1e-12)
+SEED = Number(0, 2**32 - 1, whole=True)
+# What is checked by the room that reads it: names, choices, mappings of options.
+ELSEWHERE = None
+
+Schema = Mapping[str, Any]
+
+DATA = {"data": ELSEWHERE, "eval": {"split": ELSEWHERE}, "tokenizer": ELSEWHERE}
+COMPUTE = {"dtype": ELSEWHERE, "attention": ELSEWHERE}
+TRAINING = {
+    **DATA,
+    **COMPUTE,
+    "seed": SEED,
+    "steps": Number(0, whole=True),
+    "batch_size": COUNT,
+    "mesh": {"data": ELSEWHERE, "fsdp": ELSEWHERE, "tensor": ELSEWHERE},
+    "optimizer": {
+        "learning_rate": Number(),
+        "weight_decay": Number(),
+        "warmup": FRACTION,
+        "b2": FRACTION,
+        "clip_norm": POSITIVE,
+        "vision_rate": Number(),
+    },
+    "log_every": COUNT,
+    "wandb": ELSEWHERE,
+    "checkpoint": {"every_steps": COUNT, "keep": COUNT},
+}
+CONTRASTIVE = {**TRAINING, "caption_length": COUNT, "objectives": ELSEWHERE}
+SCHEMAS: Mapping[str, Schema] = {
+    "pretrain": {**CONTRASTIVE, "model": ELSEWHERE},
+    "distill": {
+        **CONTRASTIVE,
+        "student": ELSEWHERE,
+        "teacher": ELSEWHERE,
+        "teacher_outputs": ELSEWHERE,
+        "teacher_scale": ELSEWHERE,
+        "teacher_entropy": POSITIVE,
+    },
+    "vqa": {
+        **TRAINING,
+        "tower": ELSEWHERE,
+        "tower_outputs": ELSEWHERE,
+        "question_length": COUNT,
+        "questions_per_image": COUNT,
+        "head": {
+            "question_layers": Number(0, whole=True),
+            "width": COUNT,
+            "layers": COUNT,
+            "num_heads": COUNT,
+        },
+    },
+    "eval": {**DATA, **COMPUTE, "model": ELSEWHERE},
+    "study": {
+        "title": ELSEWHERE,
+        "pretrain": ELSEWHERE,
+        "distill": ELSEWHERE,
+        "vqa": ELSEWHERE,
+        "vqa_teacher": ELSEWHERE,
+        "teachers": ELSEWHERE,
+        "students": ELSEWHERE,
+        "objectives": ELSEWHERE,
+        "seeds": ELSEWHERE,
+        "bootstrap_draws": COUNT,
+    },
+}
+
+
+def check_config(command: str, config: ConfigDict) -> None:
+    """Check what can be known of a config before anything is made.
+
+    Raises:
+        UserError: a key is unknown (the nearest is named) or missing, a number is out
+            of its range, or the data has no such split or there is no such objective.
+    """
+    _check(command, "", SCHEMAS[command], to_plain(config))
+    if "data" in config:
+        source_of(config, config.eval.split)
+        if "objectives" in config:
+            expand(to_plain(config.objectives))
+
+
+def _check(command: str, path: str, schema: Any, value: Any) -> None:
+    if isinstance(schema, Number):
+        if not schema.holds(value):
+            raise UserError(f"{path} is {value!r}; give {schema}")
+    elif isinstance(schema, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path} is {value!r}; give {', '.join(schema)}")
+        for key in value:
+            if key not in schema:
+                raise UserError(f"a config of {command} {_unknown(path, key, schema)}")
+        for key in schema:
+            inner = f"{path}.{key}" if path else key
+            if key not in value:
+                raise UserError(
+                    f"a config of {command} needs the key {inner!r}; is it the config "
+                    "of another command?"
+                )
+            _check(command, inner, schema[key], value[key])
+
+
+def _unknown(path: str, key: str, schema: Schema) -> str:
+    near = difflib.get_close_matches(key, schema, n=1)
+    place = f"has no key {f'{path}.{key}' if path else key!r}"
+    if near:
+        return f"{place}; did you mean {near[0]!r}?"
+    return f"{place}; there are {', '.join(sorted(schema))}"

@@ -1,0 +1,72 @@
+"""What a config must hold, said before anything is made."""
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from kdjax.commands.schema import SCHEMAS, check_config
+from kdjax.config import load_config
+from kdjax.errors import UserError
+
+CONFIGS = sorted(Path("configs").glob("*/*.py"))
+
+
+def config_of(command):
+    name = "quickstart" if command == "study" else "easy_vqa"
+    return load_config(f"configs/{command}/{name}.py")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=str)
+def test_configs_of_the_package_pass(file):
+    check_config(file.parent.name, load_config(str(file)))
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_a_config_of_another_command_is_refused(command):
+    for other in SCHEMAS:
+        if other != command:
+            with pytest.raises(UserError, match=f"a config of {command}"):
+                check_config(command, config_of(other))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("steps", -3, "steps is -3; give a whole number of at least 0"),
+        ("steps", 1.5, "steps is 1.5"),
+        ("steps", True, "steps is True"),
+        ("batch_size", 0, "batch_size is 0"),
+        ("log_every", 0, "log_every is 0"),
+        ("checkpoint.every_steps", 0, "checkpoint.every_steps is 0"),
+        ("checkpoint.keep", 0, "checkpoint.keep is 0"),
+        ("optimizer.learning_rate", -1.0, "optimizer.learning_rate is -1.0"),
+        ("optimizer.learning_rate", float("nan"), "learning_rate is nan"),
+        ("optimizer.warmup", 1.1, "warmup is 1.1; give a number from 0 to 1"),
+        ("optimizer.learning_rat", 1, "did you mean 'learning_rate'"),
+        ("seed", 2**32, "from 0 to 4294967295"),
+        ("eval.split", "tset", "no split 'tset'"),
+        ("objectives.clip", {"wieght": 1.0}, "did you mean 'weight'"),
+        ("optimizer", 3, "optimizer is 3"),
+        ("nothing_like_it", 3, "there are attention"),
+    ],
+)
+def test_what_cannot_be_is_refused(key, value, said):
+    config = config_of("pretrain")
+    config.unlock()
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    with node.ignore_type():
+        node[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=said):
+        check_config("pretrain", config)
+
+
+def test_a_missing_key_is_named():
+    config = config_of("vqa")
+    config.unlock()
+    del config.head.width
+    with pytest.raises(UserError, match=r"a config of vqa needs the key 'head.width'"):
+        check_config("vqa", config)
