@@ -19,10 +19,9 @@ def get_config() -> ConfigDict:
     config.distill = load_config("configs/distill/easy_vqa.py")
     config.vqa = load_config("configs/vqa/easy_vqa.py")
     config.vqa_teacher = load_config("configs/vqa/easy_vqa.py")
-    config.vqa.steps = 300
     # The fair teacher is a student without a teacher: it learns no more than they do.
     config.teachers = ConfigDict(
-        {"weak": {"steps": 150}, "fair": {"steps": 350}, "strong": {"steps": 1200}}
+        {"weak": {"steps": 150}, "fair": {"steps": 500}, "strong": {"steps": 1200}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(
