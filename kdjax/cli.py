@@ -3,10 +3,12 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from kdjax.errors import UserError
 
@@ -35,9 +37,17 @@ EXAMPLES = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line."""
+        self.exit(2, f"kdjax: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of everything but the overrides."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="kdjax",
         description="Distil CLIP teachers into small students, score them on visual "
         "question answering, and ask whether the stronger teacher helped.",
@@ -71,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
+        signal.signal(signal.SIGTERM, _stop)
         if arguments.command == "info":
             if overrides:
                 raise UserError(f"{overrides[0]!r} is not an option of kdjax info")
@@ -90,7 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         print("\nkdjax: stopped; the same command goes on from here", file=sys.stderr)
-        return 128 + getattr(stop, "signum", 2)
+        # Interrupted carries the signal, as an argument like that of `_stop`.
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does; while training, the loop saves first."""
+    raise KeyboardInterrupt(signum)
 
 
 def _start() -> None:
@@ -103,7 +120,7 @@ def _start() -> None:
 
     import jax
 
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")

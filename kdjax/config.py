@@ -14,6 +14,7 @@ from kdjax.errors import UserError
 
 # Settings that say how a run is watched and not what it computes.
 WATCHING = ("log_every", "wandb")
+NO_FUNCTION = "it has no function get_config()"
 
 
 def training_defaults() -> ConfigDict:
@@ -87,6 +88,11 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"config {file}: {_one_line(error)}") from error
     if rest[1:]:
         raise UserError(f"{rest[1]!r} is not understood; overrides are --config.a=b")
+    if not isinstance(values.config, ConfigDict):
+        raise UserError(
+            f"config {file}: its get_config() returns {values.config!r}; it must be a "
+            "ml_collections.ConfigDict"
+        )
     return values.config
 
 
@@ -100,7 +106,16 @@ def _one_line(error: Exception) -> str:
         key = text.strip("'\"")
         return f"there is no key {key!r}; give one that the config has"
     if "Traceback" in text:
-        text = text.strip().splitlines()[-1]
+        # What the file raised begins with the last line like "ValueError: ...".
+        lines = text.strip().splitlines()
+        begins = [i for i, x in enumerate(lines) if re.match(r"[\w.]+(:|$)", x)]
+        text = " ".join(lines[begins[-1] if begins else -1 :])
+    text = re.sub(r"module '\w+' has no attribute 'get_config'", NO_FUNCTION, text)
+    if option := re.search(r"Unknown command line flag '([\w.]+)'", text):
+        text = (
+            f"there is no option --{option[1]}; a key of the config is set by "
+            f"--config.{option[1]}=..."
+        )
     return " ".join(text.split())
 
 
@@ -115,9 +130,15 @@ def to_plain(value: Any) -> Any:
 
 def config_hash(command: str, config: ConfigDict) -> str:
     """Return what names a run: twelve hex digits of its command and config."""
-    plain = {k: v for k, v in to_plain(config).items() if k not in WATCHING}
-    text = json.dumps([command, plain], sort_keys=True)
+    text = json.dumps([command, _computed(to_plain(config))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _computed(plain: Any) -> Any:
+    """Return a plain config without what says how it is watched, at any depth."""
+    if not isinstance(plain, dict):
+        return plain
+    return {k: _computed(v) for k, v in plain.items() if k not in WATCHING}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -130,7 +151,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             keys = sorted({*a, *b})
             return [d for k in keys for d in walk(a.get(k), b.get(k), f"{path}.{k}")]
-        if a == b or path[1:] in WATCHING:
+        if a == b or path.rpartition(".")[2] in WATCHING:
             return []
         if path == ".steps" and isinstance(a, int) and isinstance(b, int) and b >= a:
             return []

@@ -15,6 +15,8 @@ class Embeddings:
         image: [B, D], projected and not normalised.
         text: [B, D], projected and not normalised.
         logit_scale: scalar, already exponentiated.
+        calibrated_scale: scalar, of a teacher: what its soft targets are made with when
+            teachers are compared; None where it was not calibrated.
         logit_bias: scalar, of sigmoid models only.
         image_tokens: [B, N, W], the vision tower's patch tokens after its last norm.
         text_tokens: [B, L, W], the text tower's tokens after its last norm.
@@ -27,6 +29,7 @@ class Embeddings:
     image: Float[Array, "B D"]
     text: Float[Array, "B D"]
     logit_scale: Float[Array, ""]
+    calibrated_scale: Float[Array, ""] | None = None
     logit_bias: Float[Array, ""] | None = None
     image_tokens: Float[Array, "B N W"] | None = None
     text_tokens: Float[Array, "B L W2"] | None = None

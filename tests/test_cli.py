@@ -47,6 +47,7 @@ def test_help_imports_nothing_heavy():
         ([PRETRAIN, "--config.model=tiny-9"], "did you mean 'tiny-8'?"),
         ([PRETRAIN, "--config.data.name=easy_vga"], "easy_vqa"),
         ([PRETRAIN, "--config.mesh.data=3"], "does not fit"),
+        ([PRETRAIN, "--config.mesh.data=-2"], "mesh.data is -2; give a whole number"),
         ([PRETRAIN, "--config.zzz=1"], "there is no key 'zzz'"),
         ([PRETRAIN, "--config.log_every=0"], "log_every is 0; give a whole number"),
         ([PRETRAIN, "--workdir=/dev/null/run"], "the workdir /dev/null/run cannot"),

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.teacher = "runs/teacher"
     config.teacher_outputs = "held"
     config.teacher_scale = "match_entropy"
-    config.teacher_entropy = 2.5
+    config.teacher_entropy = 1.8
     config.tokenizer = "trained"
     config.caption_length = 8
     weights = {"clip": 1.0, "crd": 1.0, "icl": 1.0, "fd": 3.9}  # CLIP-KD's

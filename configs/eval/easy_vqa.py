@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.data = ConfigDict({"name": "easy_vqa"})
     config.model = "runs/answers"
-    config.tokenizer = "trained"
     config.dtype = "auto"
     config.attention = "xla"
     config.eval = ConfigDict({"split": "validation"})

@@ -19,7 +19,9 @@ def get_config() -> ConfigDict:
     config.distill = load_config("configs/distill/easy_vqa.py")
     config.vqa = load_config("configs/vqa/easy_vqa.py")
     config.vqa_teacher = load_config("configs/vqa/easy_vqa.py")
-    # The fair teacher is a student without a teacher: it learns no more than they do.
+    # Teachers start elsewhere than students, or one would begin at its teacher's start.
+    config.pretrain.seed = 100
+    # The fair teacher learns for no longer than a student.
     config.teachers = ConfigDict(
         {"weak": {"steps": 150}, "fair": {"steps": 500}, "strong": {"steps": 1200}}
     )

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         config[part].log_every = 4
         config[part].checkpoint.every_steps = 4
     config.pretrain.model = "nano-16"
+    config.pretrain.seed = 100
     config.teachers = ConfigDict({"weak": {"steps": 4}, "strong": {"steps": 12}})
     config.students = ("nano-16",)
     config.objectives = ConfigDict(

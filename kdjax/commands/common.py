@@ -1,6 +1,7 @@
 """What the training commands share."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +14,18 @@ from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_evaluation_batches
 from kdjax.data.records import Source
-from kdjax.data.registry import build_source
+from kdjax.data.registry import build_source, source_names
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.zero_shot import zero_shot_accuracy
-from kdjax.models import CLIPConfig
+from kdjax.models import CLIPConfig, Params
 from kdjax.parallel import make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, TrainState, build_program
-from kdjax.training.tasks import Params, Task
+from kdjax.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,19 @@ def source_of(config: ConfigDict, split: str) -> Source:
     """Return a split of the config's data set."""
     options = {**to_plain(config.data)}
     options.pop("blank", None)
-    return _source(options.pop("name"), split, tuple(sorted(options.items())))
+    name = options.pop("name", None)
+    if name is None:
+        raise UserError(
+            f"data has no name; give one of {', '.join(source_names())} as data.name"
+        )
+    # As text, for a list among them could be no key of the cache.
+    return _source(name, split, json.dumps(options, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _source(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Source:
+def _source(name: str, split: str, options: str) -> Source:
     """Return a source; the runs of a study share it, for it never changes."""
-    return build_source(name, split, **dict(options))
+    return build_source(name, split, **json.loads(options))
 
 
 def tokenizer_of(name: str, source: Source) -> Tokenizer:
@@ -63,21 +70,6 @@ def tokenizer_of(name: str, source: Source) -> Tokenizer:
     return (
         train_tokenizer(source.texts()) if name == "trained" else load_tokenizer(name)
     )
-
-
-def holds(config: ConfigDict, key: str) -> bool:
-    """Return whether a config lets a frozen model's outputs be computed once and held.
-
-    Raises:
-        UserError: the key's value is neither held nor computed.
-    """
-    outputs = config[key]
-    if outputs not in ("held", "computed"):
-        raise UserError(
-            f"{key} is {outputs!r}; give held (computed once, for data that fits in "
-            "memory) or computed (in every step)"
-        )
-    return outputs == "held"
 
 
 def program_of(config: ConfigDict, task: Task) -> Program:
@@ -121,8 +113,8 @@ def fit(
 
 def score_zero_shot(
     params: Params, config: CLIPConfig, tokenizer: Tokenizer, source: Source
-) -> float:
-    """Return a CLIP model's zero-shot accuracy on a split, in percent."""
+) -> float | None:
+    """Return a CLIP model's zero-shot accuracy on a split in percent, if it has one."""
     length = config.text.context_length
     prompts = tokenizer.encode(list(source.class_prompts), length)
     batches = contrastive_evaluation_batches(source, batch_size=BATCH)

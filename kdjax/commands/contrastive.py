@@ -2,11 +2,11 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
-    holds,
     put_into,
     score_zero_shot,
     source_of,
@@ -20,15 +20,15 @@ from kdjax.commands.models import (
     save_model,
 )
 from kdjax.commands.reporter import Reporter
-from kdjax.commands.teacher import Teacher, calibrate, hold_outputs
+from kdjax.commands.teacher import Teacher, calibrated_scale, hold_outputs
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
-from kdjax.models import CLIPConfig
+from kdjax.models import CLIPConfig, Params
 from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
-from kdjax.training.tasks import ContrastiveTask, Params
+from kdjax.training.tasks import ContrastiveTask
 
 
 def pretrain(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
@@ -53,21 +53,24 @@ def _run(
     student = open_model(student_name, workdir.path, compute)
     teacher, hold = None, False
     if teacher_name is not None:
-        hold = holds(config, "teacher_outputs")
+        hold = config.teacher_outputs == "held"
         opened = open_model(teacher_name, workdir.path, compute)
         teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     length = _caption_length(config.caption_length, student_config)
     tokenizers = {"student": (tokenizer, length)}
-    frozen, held = None, None
+    frozen, held, scale = None, None, None
     if teacher is not None:
-        frozen = calibrate(teacher, config, source_of(config, "validation"))
+        scale = calibrated_scale(teacher, config, source_of(config, "validation"))
         if hold:
             held = hold_outputs(teacher, source)
-            frozen = {"logit_scale": frozen["logit_scale"]}
+            frozen = {"logit_scale": teacher.params["logit_scale"]}
         else:
+            frozen = {**teacher.params}
             tokenizers["teacher"] = (teacher.tokenizer, teacher.context_length)
+        if scale is not None:
+            frozen["calibrated_scale"] = jnp.float32(scale)
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
@@ -102,7 +105,8 @@ def _run(
     save_model(student_config, params, tokenizer, workdir.path)
     test = source_of(config, config.eval.split)
     accuracy = score_zero_shot(params, student_config, tokenizer, test)
-    return {"zero_shot_accuracy": accuracy, "seconds": seconds}
+    results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
+    return results if teacher is None else {**results, "calibrated_scale": scale}
 
 
 def _caption_length(length: int, student: CLIPConfig) -> int:

@@ -12,10 +12,9 @@ from ml_collections import ConfigDict
 from kdjax.commands.reporter import Reporter
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
-from kdjax.models import CLIP, CLIPConfig, architecture, graph_of
+from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
-from kdjax.training.tasks import Params
 from kdjax.weights import load_clip, save_clip
 
 MODEL = "model"
@@ -62,18 +61,11 @@ def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
     """Return how a run computes: what its config asks for and this machine can do.
 
     `dtype` "auto" is bfloat16 on accelerators and float32 on CPUs.
-
-    Raises:
-        UserError: an unknown dtype or attention kernel.
     """
     backend = jax.default_backend()
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":
         dtype = "float32" if backend == "cpu" else "bfloat16"
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"dtype is {dtype!r}; give auto, float32, bfloat16 or float16")
-    if attention not in ("xla", "cudnn"):
-        raise UserError(f"attention is {attention!r}; give xla or cudnn")
     if attention == "cudnn" and backend != "gpu":
         reporter.say(f"attention cudnn needs a GPU and this is a {backend}: using xla")
         attention = "xla"
@@ -91,16 +83,47 @@ def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
     """
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
+    path = run_folder(name, workdir)
+    if path is None:
+        check_name(name, workdir)
+        return _load(name, compute)
+    if not (path / MODEL / "config.json").exists():
+        raise UserError(
+            f"the run in {path} has no CLIP model in its folder {MODEL!r}: let it "
+            "finish, or name the run of pretrain or distill"
+        )
+    return _load(str(path / MODEL), compute)
+
+
+def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
+    """Return the workdir of the run that a config names, or None if it is no run.
+
+    Args:
+        name: a path, or the name of a folder beside `workdir`.
+        workdir: of the run that asks.
+    """
     for path in (epath.Path(name), workdir.parent / name):
         if (path / "environment.json").exists():
-            if not (path / MODEL / "config.json").exists():
-                raise UserError(
-                    f"the run in {path} has no CLIP model in its folder {MODEL!r}: let "
-                    "it finish, or name the run of pretrain or distill"
-                )
-            return _load(str(path / MODEL), compute)
-    check_name(name, workdir)
-    return _load(name, compute)
+            return path
+    return None
+
+
+def _run_of(name: str, workdir: epath.Path) -> epath.Path | None:
+    """Return the run that a config names by its workdir or by its model's folder."""
+    inside = epath.Path(name)
+    return run_folder(str(inside.parent if inside.name == MODEL else name), workdir)
+
+
+def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
+    """Return the hash and the steps of every run that a config names, by its key."""
+    found = {}
+    for key in ("model", "student", "teacher", "tower"):
+        name = config.get(key)
+        path = _run_of(name, workdir) if isinstance(name, str) else None
+        if path is not None and (path / "results.json").exists():
+            results = json.loads((path / "results.json").read_text())
+            found[key] = {k: results.get(k) for k in ("run", "steps")}
+    return found
 
 
 def check_name(name: str, workdir: epath.Path) -> None:
@@ -109,6 +132,8 @@ def check_name(name: str, workdir: epath.Path) -> None:
     Raises:
         UserError: it is none of them.
     """
+    if epath.Path(name).is_file():
+        raise UserError(f"{name} is a file; name a run, a directory or a hub name")
     folders = (epath.Path(name), workdir.parent / name)
     if "/" not in name and not any(folder.is_dir() for folder in folders):
         architecture(name)
@@ -121,7 +146,17 @@ def _load(directory: str, compute: Compute) -> NamedModel:
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
-    """Return the model's config for a tokenizer; a loaded model keeps its own."""
+    """Return the model's config for a tokenizer; a loaded model keeps its own.
+
+    Raises:
+        UserError: the tokenizer does not end texts, and texts are pooled at their end.
+    """
+    if not tokenizer.ends_texts:
+        raise UserError(
+            "the tokenizer does not put its eos_token after a text, and a CLIP model "
+            "reads a text at that token: save the tokenizer with a post-processor that "
+            "does"
+        )
     if model.params is not None:
         return model.config
     return with_vocabulary(model.config, tokenizer.vocab_size, tokenizer.eos_id)
@@ -151,11 +186,22 @@ def save_vqa_model(
 
 
 def load_vqa_model(directory: epath.Path) -> tuple[dict[str, Any], Params, Tokenizer]:
-    """Return what `save_vqa_model` wrote."""
+    """Return what `save_vqa_model` wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
     from flax.traverse_util import unflatten_dict
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    config = json.loads((directory / "vqa.json").read_text())
-    flat = load((directory / "vqa.safetensors").read_bytes())
+    try:
+        config = json.loads((directory / "vqa.json").read_text())
+        flat = load((directory / "vqa.safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the VQA model in {directory} is damaged ({error}): remove results.json "
+            "of its run, and the same command saves it again"
+        ) from error
     params = unflatten_dict(flat, sep="/")
     return config, params, load_tokenizer(str(directory))

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.contrastive import distill, pretrain
 from kdjax.commands.evaluate import evaluate
+from kdjax.commands.models import named_runs
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.schema import check_config
 from kdjax.commands.vqa import vqa
-from kdjax.commands.workdir import Workdir
+from kdjax.commands.workdir import Workdir, folder_of
 
 Command = Callable[[ConfigDict, Workdir, Reporter], dict[str, Any]]
 
@@ -31,12 +32,13 @@ def run_command(
     The results are also in results.json of the workdir; a finished run is not repeated.
     """
     check_config(command, config)
-    workdir = Workdir(path, command, config)
+    workdir = Workdir(path, command, config, named_runs(config, folder_of(path)))
     steps = config.get("steps", 0)
     done = workdir.finished(steps)
     if done is not None:
         reporter.say(f"{workdir.path} is finished already")
         return done
+    workdir.begin()
     results = COMMANDS[command](config, workdir, reporter)
     results = {"command": command, "run": workdir.run, "steps": steps, **results}
     workdir.write_json("results.json", results)
@@ -48,7 +50,7 @@ def describe(results: dict[str, Any]) -> str:
     parts = [
         f"{key.replace('_', ' ')} {value:.1f} %"
         for key, value in results.items()
-        if key.endswith("_accuracy")
+        if key.endswith("_accuracy") and value is not None
     ]
     if "seconds" in results:
         parts.append(f"{results['steps']} steps in {clock(results['seconds'])}")

@@ -9,9 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import source_of
+from kdjax.commands.teacher import check_teacher_scale
 from kdjax.config import to_plain
+from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
+from kdjax.models.config import check_heads
 from kdjax.objectives import expand
+from kdjax.parallel import check_rows, make_mesh
 
 
 @dataclass(frozen=True)
@@ -41,24 +45,49 @@ class Number:
         return f"{kind} of at least {self.least}"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A word that a config may give.
+
+    Attributes:
+        words: that it may be.
+    """
+
+    words: tuple[str, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is one of the words."""
+        return isinstance(value, str) and value in self.words
+
+    def __str__(self) -> str:
+        return " or ".join(self.words)
+
+
 COUNT = Number(1, whole=True)
 FRACTION = Number(0, 1)
 POSITIVE = Number(1e-12)
 SEED = Number(0, 2**32 - 1, whole=True)
+AXIS = Number(-1, whole=True)
+# Computed once and held, for data that fits in memory, or computed in every step.
+OUTPUTS = Choice(("held", "computed"))
 # What is checked by the room that reads it: names, choices, mappings of options.
 ELSEWHERE = None
 
 Schema = Mapping[str, Any]
 
-DATA = {"data": ELSEWHERE, "eval": {"split": ELSEWHERE}, "tokenizer": ELSEWHERE}
-COMPUTE = {"dtype": ELSEWHERE, "attention": ELSEWHERE}
+DATA = {"data": ELSEWHERE, "eval": {"split": ELSEWHERE}}
+COMPUTE = {
+    "dtype": Choice(("auto", "float32", "bfloat16")),
+    "attention": Choice(("xla", "cudnn")),
+}
 TRAINING = {
     **DATA,
     **COMPUTE,
+    "tokenizer": ELSEWHERE,
     "seed": SEED,
     "steps": Number(0, whole=True),
     "batch_size": COUNT,
-    "mesh": {"data": ELSEWHERE, "fsdp": ELSEWHERE, "tensor": ELSEWHERE},
+    "mesh": {"data": AXIS, "fsdp": AXIS, "tensor": AXIS},
     "optimizer": {
         "learning_rate": Number(),
         "weight_decay": Number(),
@@ -78,14 +107,14 @@ SCHEMAS: Mapping[str, Schema] = {
         **CONTRASTIVE,
         "student": ELSEWHERE,
         "teacher": ELSEWHERE,
-        "teacher_outputs": ELSEWHERE,
+        "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
     },
     "vqa": {
         **TRAINING,
         "tower": ELSEWHERE,
-        "tower_outputs": ELSEWHERE,
+        "tower_outputs": OUTPUTS,
         "question_length": COUNT,
         "questions_per_image": COUNT,
         "head": {
@@ -116,17 +145,26 @@ def check_config(command: str, config: ConfigDict) -> None:
 
     Raises:
         UserError: a key is unknown (the nearest is named) or missing, a number is out
-            of its range, or the data has no such split or there is no such objective.
+            of its range, a word is none of those that may stand there, the batch cannot
+            be split over the mesh, or there is no such split or objective.
     """
     _check(command, "", SCHEMAS[command], to_plain(config))
+    if "mesh" in config:
+        check_rows(config.batch_size, make_mesh(dict(config.mesh)))
     if "data" in config:
         source_of(config, config.eval.split)
-        if "objectives" in config:
-            expand(to_plain(config.objectives))
+    if "batch_size" in config:
+        check_batch(source_of(config, "train"), config.batch_size)
+    if "data" in config and "objectives" in config:
+        expand(to_plain(config.objectives))
+    if "teacher_scale" in config:
+        check_teacher_scale(config.teacher_scale)
+    if "head" in config:
+        check_heads(config.head.width, config.head.num_heads)
 
 
 def _check(command: str, path: str, schema: Any, value: Any) -> None:
-    if isinstance(schema, Number):
+    if isinstance(schema, Number | Choice):
         if not schema.holds(value):
             raise UserError(f"{path} is {value!r}; give {schema}")
     elif isinstance(schema, Mapping):

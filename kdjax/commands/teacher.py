@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -17,12 +16,12 @@ from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.embedding import embed_images, embed_texts
-from kdjax.models import CLIP, abstract_of
+from kdjax.models import CLIP, Params, abstract_of
 from kdjax.objectives import match_entropy
 from kdjax.parallel import parameter_shardings
-from kdjax.training.tasks import Params
 
-CALIBRATION_ROWS = 64
+# Batches of held-out pairs whose entropy is matched.
+CALIBRATION_BATCHES = 8
 
 Batch = dict[str, Any]
 
@@ -69,37 +68,48 @@ class Teacher:
         return embed_images(self.params, images, config=self.config)
 
 
-def calibrate(teacher: Teacher, config: ConfigDict, held_out: Source) -> Params:
-    """Return the teacher's parameters with the logit scale that the config asks for.
+def calibrated_scale(
+    teacher: Teacher, config: ConfigDict, held_out: Source
+) -> float | None:
+    """Return the scale that the config asks for, or None for the teacher's own.
 
     `teacher_scale` is "own", a number, or "match_entropy": the scale at which the rows
-    of the teacher's softmax over held-out pairs have a mean entropy of
-    `teacher_entropy` nats, so that sharp and soft teachers say equally much.
+    of the teacher's softmax over held-out batches, as large as those trained on, have a
+    mean entropy of `teacher_entropy` nats, so that sharp and soft teachers say equally
+    much.
+
+    Raises:
+        UserError: it is none of these, or no scale gives that entropy.
     """
     wanted = config.teacher_scale
+    check_teacher_scale(wanted)
     if wanted == "own":
-        return teacher.params
-    if wanted == "match_entropy":
-        image = teacher.embed_source(held_out, CALIBRATION_ROWS)
-        first = [held_out[row].captions[0] for row in range(len(image))]
-        text = teacher.embed_captions(first)
-        scale = match_entropy(image, text, config.teacher_entropy)
-    else:
-        scale = _positive(wanted)
-    return {**teacher.params, "logit_scale": jnp.float32(math.log(scale))}
+        return None
+    if wanted != "match_entropy":
+        return float(wanted)
+    image = teacher.embed_source(held_out, CALIBRATION_BATCHES * config.batch_size)
+    first = [held_out[row].captions[0] for row in range(len(image))]
+    text = teacher.embed_captions(first)
+    rows = min(config.batch_size, len(image))
+    return match_entropy(image, text, config.teacher_entropy, rows=rows)
 
 
-def _positive(wanted: Any) -> float:
-    """Return a number that may be written as text, as on a command line."""
+def check_teacher_scale(wanted: Any) -> None:
+    """Check a `teacher_scale`, whose number may be text, as on a command line.
+
+    Raises:
+        UserError: it is none.
+    """
+    if wanted in ("own", "match_entropy"):
+        return
     try:
         scale = float(wanted)
-    except ValueError:
+    except (TypeError, ValueError):
         scale = math.nan
     if not 0 < scale < math.inf:
         raise UserError(
             f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
         )
-    return scale
 
 
 def hold_outputs(teacher: Teacher, source: Source) -> Callable[[Batch], Batch]:

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
-    holds,
     program_of,
     put_into,
     source_of,
@@ -27,9 +26,9 @@ from kdjax.data.tokenizer import Tokenizer
 from kdjax.evaluation.answering import answer_questions, image_tokens
 from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
-from kdjax.models import VQAConfig
+from kdjax.models import Params, VQAConfig
 from kdjax.models.config import to_dict
-from kdjax.training.tasks import Params, VQATask
+from kdjax.training.tasks import VQATask
 
 Batch = dict[str, Any]
 
@@ -39,12 +38,20 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
     tower = open_model(config.tower, workdir.path, compute)
+    blank = config.data.get("blank", False)
     frozen = config.optimizer.vision_rate == 0
-    hold = holds(config, "tower_outputs") and frozen
+    hold = config.tower_outputs == "held"
+    if hold and not frozen:
+        reporter.say(
+            "tower_outputs held needs a frozen tower (optimizer.vision_rate 0) and "
+            "this one learns: computing them in every step"
+        )
+        hold = False
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = VQAConfig(
         vision=tower.config.vision,
         vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
         question_length=config.question_length,
         num_answers=len(source.answers),
         attention=compute.attention,
@@ -63,7 +70,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     if hold:
         begun = program_of(config, task).init(config.seed, config.steps)
         kept = warm_start(begun.params)["model"]["vision"]
-        held = _hold_tokens(kept, model, source, config.data.blank)
+        held = _hold_tokens(kept, model, source, blank)
     host = this_host()
     batches = vqa_batches(
         source,
@@ -75,7 +82,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         seed=config.seed,
         host_index=host.index,
         host_count=host.count,
-        blank=config.data.blank,
+        blank=blank,
     )
     state, seconds = fit(
         config,
@@ -92,7 +99,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         "model": to_dict(model),
         "answers": list(source.answers),
         "questions_per_image": config.questions_per_image,
-        "blank": config.data.blank,
+        "blank": blank,
     }
     save_vqa_model(saved, params, tokenizer, workdir.path)
     test = source_of(config, config.eval.split)
@@ -103,7 +110,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         source.answers,
         test,
         config.questions_per_image,
-        config.data.blank,
+        blank,
     )
     workdir.write_json(
         "predictions.json",

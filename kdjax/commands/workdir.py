@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,28 +49,68 @@ def _git_revision() -> str:
     return revision if Path(top).resolve() == package.parent.resolve() else "unknown"
 
 
+def folder_of(path: epath.PathLike) -> epath.Path:
+    """Return the path of a workdir, where there may be a folder.
+
+    Raises:
+        UserError: there may be none, or what reads the bucket is not installed.
+    """
+    if not str(path):
+        raise UserError("the workdir is empty; give a folder as --workdir")
+    folder = epath.Path(path)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"the workdir {folder} is a file; give a folder")
+    except ImportError as error:
+        raise UserError(
+            f"the workdir {folder} needs a package that is not installed: run pip "
+            "install 'kdjax[gcs]' for gs:// paths"
+        ) from error
+    return folder
+
+
 class Workdir:
     """The folder of one run of one command."""
 
-    def __init__(self, path: epath.PathLike, command: str, config: ConfigDict) -> None:
-        """Open or make the folder.
+    def __init__(
+        self,
+        path: epath.PathLike,
+        command: str,
+        config: ConfigDict,
+        made_from: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Look at the folder; nothing is written before `begin`.
+
+        Args:
+            path: of the folder.
+            command: that the run is of.
+            config: of the run.
+            made_from: what is known of the runs that the config names, so that a run
+                does not go on from others than it began with.
 
         Raises:
             UserError: it belongs to another command or to another config.
         """
-        self.path = epath.Path(path)
+        self.path = folder_of(path)
         self.run = config_hash(command, config)
-        mine = {"command": command, **to_plain(config)}
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"the workdir {self.path} is a file; give a folder")
-        if found := differences(self._begun() or mine, mine):
+        self._config = {"command": command, **to_plain(config)}
+        if made_from:
+            self._config["made_from"] = dict(made_from)
+        if found := differences(self._begun() or self._config, self._config):
             raise UserError(
                 f"the workdir {self.path} holds a run of another config "
                 f"({'; '.join(found[:3])}); give another --workdir"
             )
+
+    def begin(self) -> None:
+        """Make the folder, and write what is asked for and where it runs.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json(CONFIG, mine)
+            self.write_json(CONFIG, self._config)
             self.write_json(ENVIRONMENT, environment())
         except OSError as error:
             raise UserError(
@@ -83,6 +124,8 @@ class Workdir:
         Until then the config may change: a typo does not cost the folder.
         """
         config = self.read_json(CONFIG)
+        if not isinstance(config, dict | None):
+            raise UserError(f"{self.path / CONFIG} holds no config: remove it")
         about = (CONFIG, ENVIRONMENT)
         made = config and any(p.name not in about for p in self.path.iterdir())
         return config if made else None
@@ -94,11 +137,30 @@ class Workdir:
         partial.replace(self.path / name)
 
     def read_json(self, name: str) -> Any | None:
-        """Return a JSON file's content, or None when there is no such file."""
+        """Return a JSON file's content, or None when there is no such file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file} cannot be read ({error}): remove it, and the same command "
+                "makes it again"
+            ) from error
 
     def finished(self, steps: int) -> dict[str, Any] | None:
         """Return the results of a run that has made all its steps, or None."""
         results = self.read_json("results.json")
-        return results if results and results["steps"] >= steps else None
+        if results is None:
+            return None
+        if not isinstance(results, dict) or not isinstance(results.get("steps"), int):
+            raise UserError(
+                f"{self.path / 'results.json'} holds no results: remove it, and the "
+                "same command makes it again"
+            )
+        return results if results["steps"] >= steps else None

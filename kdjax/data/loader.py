@@ -179,7 +179,7 @@ def vqa_evaluation_batches(
 
     An image with more than Q questions takes several rows, one without takes none. A
     batch holds `image` [b, H, W, 3] uint8, `question` [b, Q, L] int32, `mask` [b, Q]
-    bool, `question_id` [b, Q] int32 (-1 where masked) and `image_id` [b] int32 (-1 in
+    bool, `question_id` [b, Q] int64 (-1 where masked) and `image_id` [b] int64 (-1 in
     padding).
     """
     rows: list[tuple[int, Record, Sequence[Question]]] = []
@@ -188,13 +188,13 @@ def vqa_evaluation_batches(
         indices, records, asked = zip(*rows, strict=True)
         shape = (batch_size, questions_per_image)
         question = np.full((*shape, question_length), tokenizer.pad_id, np.int32)
-        question_id = np.full(shape, -1, np.int32)
+        question_id = np.full(shape, -1, np.int64)
         for row, some in enumerate(asked):
             texts = [q.question for q in some]
             question[row, : len(some)] = tokenizer.encode(texts, question_length)
             question_id[row, : len(some)] = [q.question_id for q in some]
         image = _images(source, np.array(indices), records, blank=blank)
-        image_id = np.array([record.image_id for record in records], np.int32)
+        image_id = np.array([record.image_id for record in records], np.int64)
         return {
             "image": _padded(image, batch_size, 0),
             "question": question,
@@ -240,6 +240,21 @@ class _Hosts:
         return self.batch_size // self.count
 
 
+def check_batch(source: Source, batch_size: int) -> None:
+    """Check that a source has enough records for a batch.
+
+    Raises:
+        UserError: it has not.
+    """
+    if len(source) == 0:
+        raise UserError(f"{source.name} {source.split!r} has no record: choose another")
+    if batch_size > len(source):
+        raise UserError(
+            f"batch_size {batch_size} is more than the {len(source)} records of "
+            f"{source.name} {source.split!r}: choose a smaller one"
+        )
+
+
 def _stream(
     source: Source,
     build: Callable[[Int64[np.ndarray, " b"], UInt64[np.ndarray, " b"]], Batch],
@@ -249,13 +264,7 @@ def _stream(
     prefetch: int,
 ) -> grain.IterDataset:
     """Return the endless stream of this host's batches."""
-    if len(source) == 0:
-        raise UserError(f"{source.name} {source.split!r} has no record: choose another")
-    if hosts.batch_size > len(source):
-        raise UserError(
-            f"batch_size {hosts.batch_size} is more than the {len(source)} records of "
-            f"{source.name} {source.split!r}: choose a smaller one"
-        )
+    check_batch(source, hosts.batch_size)
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} is out of range: choose one from 0 to 2**32 - 1")
 

@@ -61,6 +61,11 @@ class Tokenizer:
         """Id that ends a text."""
         return self._id_of("eos_token")
 
+    @functools.cached_property
+    def ends_texts(self) -> bool:
+        """Whether a text's ids hold the token that ends it, as poolers expect."""
+        return self.eos_id in self.backend.encode("a").ids
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write files from which `transformers.AutoTokenizer` opens the directory."""
         folder = epath.Path(directory)
@@ -191,7 +196,8 @@ def _read_with_transformers(name: str) -> tuple[tokenizers.Tokenizer, dict[str, 
     try:
         loaded = AutoTokenizer.from_pretrained(name)
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    except (OSError, ValueError, AttributeError, ImportError) as error:
+    # What an incomplete directory makes of the library is of many kinds.
+    except Exception as error:
         raise UserError(
             f"there is no tokenizer at {name!r}: give a directory with tokenizer.json "
             "or a name on the Hugging Face hub that has one (and unset HF_HUB_OFFLINE "

@@ -11,9 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from kdjax.evaluation.embedding import in_batches
-from kdjax.models import VQAConfig, VQAModel, graph_of
+from kdjax.models import Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
-from kdjax.training.tasks import Params
 
 
 @functools.partial(jax.jit, static_argnames="config")

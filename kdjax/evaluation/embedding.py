@@ -8,9 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from kdjax.models import CLIP, CLIPConfig, graph_of
+from kdjax.models import CLIP, CLIPConfig, Params, graph_of
 from kdjax.models.clip import preprocess
-from kdjax.training.tasks import Params
 
 BATCH = 100
 
@@ -54,5 +53,8 @@ def in_batches(
     """Apply a jitted function in batches of one size, so that it compiles once."""
     missing = -len(rows) % BATCH
     whole = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-    parts = [embed(params, part) for part in np.split(whole, len(whole) // BATCH)]
-    return np.concatenate(jax.device_get(parts))[: len(rows)]
+    parts = [
+        jax.device_get(embed(params, part))
+        for part in np.split(whole, len(whole) // BATCH)
+    ]
+    return np.concatenate(parts)[: len(rows)]

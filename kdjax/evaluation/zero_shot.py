@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kdjax.evaluation.embedding import embed_images, embed_texts
-from kdjax.models import CLIPConfig
-from kdjax.training.tasks import Params
+from kdjax.models import CLIPConfig, Params
 
 
 def zero_shot_accuracy(
@@ -16,8 +15,10 @@ def zero_shot_accuracy(
     config: CLIPConfig,
     batches: Iterable[dict[str, Any]],
     prompts: Int[np.ndarray, "classes L"],
-) -> float:
+) -> float | None:
     """Return the top-1 accuracy in percent over the images whose class is known.
+
+    None where there is no class, or no image's is known.
 
     Args:
         params: of the CLIP model.
@@ -25,6 +26,8 @@ def zero_shot_accuracy(
         batches: with "image", "label" (-1 where unknown) and "mask".
         prompts: token ids of one caption per class.
     """
+    if not len(prompts):
+        return None
     classes = embed_texts(params, prompts, config=config)
     classes = classes / np.linalg.norm(classes, axis=1, keepdims=True)
     right = known = 0
@@ -34,4 +37,4 @@ def zero_shot_accuracy(
         counted = batch["mask"] & (batch["label"] >= 0)
         known += int(counted.sum())
         right += int((nearest == batch["label"])[counted].sum())
-    return 100.0 * right / max(known, 1)
+    return 100.0 * right / known if known else None

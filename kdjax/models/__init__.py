@@ -2,7 +2,7 @@
 
 from kdjax.models.clip import CLIP, CLIPOutput
 from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
-from kdjax.models.structure import abstract_of, graph_of
+from kdjax.models.structure import Params, abstract_of, graph_of
 from kdjax.models.vqa import VQAModel
 from kdjax.models.zoo import architecture, architecture_names
 
@@ -10,6 +10,7 @@ __all__ = [
     "CLIP",
     "CLIPConfig",
     "CLIPOutput",
+    "Params",
     "TextConfig",
     "VQAConfig",
     "VQAModel",

@@ -13,7 +13,8 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def _check_heads(width: int, num_heads: int) -> None:
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise a UserError unless attention heads share a width evenly."""
     if num_heads < 1 or width % num_heads:
         raise UserError(
             f"num_heads {num_heads} does not divide the width {width}: choose one that "
@@ -44,7 +45,7 @@ class TransformerConfig:
     attention: Kernel = "xla"
 
     def __post_init__(self) -> None:
-        _check_heads(self.width, self.num_heads)
+        check_heads(self.width, self.num_heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class VQAConfig:
     Attributes:
         vision: the image tower, as in the CLIP model that it is taken from.
         vocab_size: rows of the question encoder's token embedding.
+        pad_id: the token that fills a question up; it is not read.
         question_length: longest question in tokens.
         question_layers: transformer layers over the question's words; with 0 a question
             is a bag of words.
@@ -127,6 +129,7 @@ class VQAConfig:
 
     vision: VisionConfig
     vocab_size: int
+    pad_id: int = 0
     question_length: int
     question_layers: int
     width: int
@@ -138,7 +141,7 @@ class VQAConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_heads(self.width, self.num_heads)
+        check_heads(self.width, self.num_heads)
 
 
 def to_dict(config: CLIPConfig | VQAConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -9,6 +10,8 @@ from kdjax.models.config import CLIPConfig, VQAConfig
 
 Model = Callable[..., nnx.Module]
 Config = CLIPConfig | VQAConfig
+# A module's parameters, as nested dicts of arrays.
+Params = dict[str, Any]
 
 
 def graph_of(model: Model, config: Config) -> nnx.GraphDef:

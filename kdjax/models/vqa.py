@@ -17,8 +17,6 @@ from kdjax.models.transformer import (
     short_stack,
 )
 
-PAD_ID = 0
-
 
 class QuestionEncoder(nnx.Module):
     """Words to one vector: transformer layers (or none) and a mean over the words."""
@@ -27,6 +25,7 @@ class QuestionEncoder(nnx.Module):
         self, config: VQAConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
     ) -> None:
         width = config.width
+        self.pad_id = config.pad_id
         self.embedding = nnx.Embed(
             config.vocab_size,
             width,
@@ -56,8 +55,8 @@ class QuestionEncoder(nnx.Module):
         self.norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "Q L"]) -> Float[Array, "Q W"]:
-        """Encode questions, padded with zeros."""
-        words = ids != PAD_ID
+        """Encode questions, filled up with the pad token."""
+        words = ids != self.pad_id
         x = self.embedding(ids)
         if self.transformer is not None:
             x = x + self.position_embedding.astype(x.dtype)
@@ -127,7 +126,7 @@ class VQAModel(nnx.Module):
 
         Args:
             images: normalised for the tower.
-            questions: token ids, padded with zeros.
+            questions: token ids, filled up with the pad token.
         """
         return self.answer(self.vision(images).all_tokens, questions)
 

@@ -13,7 +13,10 @@ from kdjax.objectives.contrastive import (
 
 
 def crd_loss(
-    student: Embeddings, teacher: Embeddings, *, teacher_scale: str | float = "own"
+    student: Embeddings,
+    teacher: Embeddings,
+    *,
+    teacher_scale: str | float = "calibrated",
 ) -> Float[Array, ""]:
     """Return KL(softmax of the teacher's logits || softmax of the student's) both ways.
 
@@ -22,15 +25,34 @@ def crd_loss(
 
     Args:
         student: image and text [B, Ds], logit_scale.
-        teacher: image and text [B, Dt], logit_scale.
-        teacher_scale: "own", the teacher's learnt scale, or a number in its place.
+        teacher: image and text [B, Dt], logit_scale and perhaps calibrated_scale.
+        teacher_scale: "calibrated", "own" or a number, see `scale_of`.
     """
-    scale = teacher.logit_scale if teacher_scale == "own" else teacher_scale
+    scale = scale_of(teacher, teacher_scale)
     ours = pair_logits(
         student.image, student.text, student.logit_scale.astype(jnp.float32)
     )
-    theirs = pair_logits(teacher.image, teacher.text, jnp.float32(scale))
+    theirs = pair_logits(teacher.image, teacher.text, scale)
     return (_row_divergence(theirs, ours) + _row_divergence(theirs.T, ours.T)) / 2
+
+
+def scale_of(
+    teacher: Embeddings, teacher_scale: str | float
+) -> Float[Array, ""] | float:
+    """Return the logit scale of a teacher's soft targets.
+
+    Args:
+        teacher: with its own scale and, where it was calibrated, that one.
+        teacher_scale: "own", the learnt scale; "calibrated", the calibrated one, or the
+            learnt where there is none; or a number in their place.
+    """
+    if not isinstance(teacher_scale, str):
+        return teacher_scale
+    calibrated = teacher.calibrated_scale
+    chosen = teacher.logit_scale if calibrated is None else calibrated
+    return (teacher.logit_scale if teacher_scale == "own" else chosen).astype(
+        jnp.float32
+    )
 
 
 def _row_divergence(

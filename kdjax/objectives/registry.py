@@ -41,7 +41,7 @@ class Entry:
 
 
 WEIGHT = Option(1.0, least=0.0)
-TEACHER_SCALE = Option("own", choices=("own",), least=1e-6)
+TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
 
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
@@ -63,7 +63,13 @@ REGISTRY: Mapping[str, Entry] = {
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "clip_kd": {"clip": {}, "crd": {}, "icl": {}, "fd": {}},
-    "clip_kd_legacy": {"clip": {}, "crd": {}, "icl": {}, "fd": {"reduction": "mean"}},
+    # As released: each teacher's own scale, a loss that weakens with its width.
+    "clip_kd_legacy": {
+        "clip": {},
+        "crd": {"teacher_scale": "own"},
+        "icl": {},
+        "fd": {"reduction": "mean"},
+    },
 }
 
 

@@ -34,6 +34,21 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def check_rows(rows: int, mesh: Mesh) -> None:
+    """Check that a global batch of so many rows can be split over a mesh.
+
+    Raises:
+        UserError: it cannot.
+    """
+    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % shares:
+        named = " x ".join(f"mesh.{axis} {mesh.shape[axis]}" for axis in BATCH_AXES)
+        raise UserError(
+            f"batch_size {rows} cannot be split over {named}: choose a multiple of "
+            f"{shares}"
+        )
+
+
 def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Any:
     """Return global arrays, rows over data and fsdp, from this host's rows."""
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))

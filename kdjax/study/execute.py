@@ -39,6 +39,7 @@ def run_study(
     cells = epath.Path(path).parent / CELLS
     _check_runs(entries, cells)
     workdir = Workdir(path, "study", config)
+    workdir.begin()
     make_runs(entries, cells, reporter)
     result = answer(config, entries, cells, workdir, command)
     write_csv(result.rows, workdir.path / "results.csv")
@@ -69,7 +70,8 @@ def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -
         place = f"[{number} of {len(todo)}{left}] {label}: "
         inner = Reporter(reporter.every, place, reporter.quiet)
         run_command(run.command, run.config, cells / run.name, inner)
-        seconds_per_step.append((time.monotonic() - started) / run.config.steps)
+        seconds = time.monotonic() - started
+        seconds_per_step.append(seconds / max(run.config.steps, 1))
         total -= run.config.steps
 
 

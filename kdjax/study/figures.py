@@ -2,7 +2,9 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,29 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,
     "legend.frameon": False,
 }
+
+
+def short(name: str | None, most: int = 28) -> str:
+    """Return a name cut to what a figure has room for."""
+    name = str(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Set the style; a letter that the font lacks is a box and no warning."""
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def to_svg(draw: Callable[[StudyResult], Figure], result: StudyResult) -> str:
     """Return a figure as SVG for a page; the same result gives the same text."""
     buffer = io.StringIO()
-    with rc_context(STYLE):
+    with _drawing():
         draw(result).savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None}
         )
@@ -59,7 +76,7 @@ def to_svg(draw: Callable[[StudyResult], Figure], result: StudyResult) -> str:
 def to_png(draw: Callable[[StudyResult], Figure], result: StudyResult) -> bytes:
     """Return a figure as a PNG 1600 pixels wide on white."""
     buffer = io.BytesIO()
-    with rc_context(STYLE):
+    with _drawing():
         figure = draw(result)
         figure.savefig(buffer, format="png", dpi=1600 / figure.get_figwidth())
     return buffer.getvalue()
@@ -99,7 +116,8 @@ def _against(
     for cell in result.baselines:
         low, high = _bounds(cell.vqa)
         ax.axhspan(low, high, color=LINE, alpha=0.5, lw=0)
-        name = "no teacher" if len(result.baselines) == 1 else f"{cell.student} alone"
+        alone = len(result.baselines) == 1
+        name = "no teacher" if alone else f"{short(cell.student)} alone"
         ax.axhline(cell.vqa.estimate, color=INK, lw=1, ls=(0, (4, 3)), label=name)
     sets = _sets(result)
     for number, key in enumerate(sets):
@@ -129,7 +147,7 @@ def _against(
         )
     for name, interval in x.items():
         ax.annotate(
-            name,
+            short(name, 16),
             (interval.estimate, 0.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 4),
@@ -168,8 +186,8 @@ def forest(result: StudyResult) -> Figure:
     ax.set_yticks(
         range(len(cells)),
         [
-            f"{f'{cell.student} ' if several else ''}{cell.objectives} from "
-            f"{cell.teacher}"
+            f"{f'{short(cell.student, 16)} ' if several else ''}"
+            f"{short(cell.objectives, 16)} from {short(cell.teacher, 16)}"
             for cell in cells
         ],
     )
@@ -183,11 +201,12 @@ def contributions(result: StudyResult) -> Figure:
     """Draw what can be scored without seeing, beside the best that sees."""
     bars = [(row.name.replace("_", " "), row.vqa_accuracy) for row in result.controls]
     bars += [
-        (f"{c.student} without a teacher", c.vqa.estimate) for c in result.baselines
+        (f"{short(c.student)} without a teacher", c.vqa.estimate)
+        for c in result.baselines
     ]
     if result.teachers:
         best = result.teachers[-1]
-        bars.append((f"teacher {best.name}", best.vqa.estimate))
+        bars.append((f"teacher {short(best.name)}", best.vqa.estimate))
     bars.sort(key=lambda bar: bar[1])
     figure = Figure(figsize=(8.6, 0.6 + 0.36 * len(bars)), layout="constrained")
     ax = figure.subplots()
@@ -218,12 +237,13 @@ def curves(result: StudyResult) -> Figure:
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(8.6, 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    short = {cell.name: f"from {cell.teacher}" for cell in result.students}
+    labels = {cell.name: f"from {cell.teacher}" for cell in result.students}
     for ax, (title, names) in zip(grid, panels, strict=False):
         for number, name in enumerate(names):
             steps, losses = result.curves[name]
-            label = short.get(name, name)
-            ax.plot(steps, losses, color=COLORS[number % 6], lw=1.4, label=label)
+            label = short(labels.get(name, name), 16)
+            color, marker = COLORS[number % 6], "o" if len(steps) == 1 else None
+            ax.plot(steps, losses, color=color, lw=1.4, marker=marker, label=label)
         ax.set_title(title)
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -246,7 +266,8 @@ def _sets(result: StudyResult) -> list[tuple[str | None, str | None]]:
 
 def _set_label(result: StudyResult, key: tuple[str | None, str | None]) -> str:
     several = len({cell.student for cell in result.students}) > 1
-    return f"{key[0]} by {key[1]}" if several else f"by {key[1]}"
+    objectives = f"by {short(key[1])}"
+    return f"{short(key[0])} {objectives}" if several else objectives
 
 
 def _bounds(interval: Interval) -> tuple[float, float]:

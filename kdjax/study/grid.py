@@ -1,6 +1,6 @@
 """From a study's config to the runs that answer its question."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +53,18 @@ class Entry:
     vqa: PlannedRun
 
 
-def _with(base: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+def _with(base: ConfigDict, changes: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     """Return a copy of a config with some values changed."""
     config = base.copy_and_resolve_references()
-    config.unlock()
-    for key, value in changes.items():
-        if key not in config:
-            raise UserError(
-                f"a study sets {key!r}, which the config of its runs does not have; "
-                f"there are {', '.join(sorted(config))}"
-            )
-        config[key] = value
+    # The types are checked with everything else, when the plan is there.
+    with config.ignore_type():
+        for key, value in changes.items():
+            if key not in config:
+                raise UserError(
+                    f"a study sets {key!r}, which the config of its runs does not "
+                    f"have; there are {', '.join(sorted(config))}"
+                )
+            config[key] = value
     return config
 
 
@@ -74,11 +75,16 @@ def plan(config: ConfigDict) -> list[Entry]:
     of those commands), `teachers` (name -> changes to `pretrain`), `students`
     (architectures), `objectives` (name -> objectives) and `seeds`.
     """
-    if not config.teachers or not config.students or not config.seeds:
-        raise UserError("a study needs at least one teacher, one student and one seed")
+    _check_axes(config)
     for key in ("students", "seeds"):
         if len(set(config[key])) < len(config[key]):
             raise UserError(f"{key} are {tuple(config[key])}; give each of them once")
+    for key in ("data", "eval"):
+        if config.vqa[key] != config.vqa_teacher[key]:
+            raise UserError(
+                f"vqa.{key} and vqa_teacher.{key} differ: teachers and students are "
+                "compared on the same questions, so set both alike"
+            )
     entries = [_teacher(config, name) for name in config.teachers]
     folders = {entry.name: _clip_name(entry) for entry in entries}
     for student in config.students:
@@ -92,6 +98,37 @@ def plan(config: ConfigDict) -> list[Entry]:
     return [*entries, _blanked(config)]
 
 
+def _check_axes(config: ConfigDict) -> None:
+    """Check what the grid is made of, before there are runs to check.
+
+    Raises:
+        UserError: an axis is empty or of the wrong kind.
+    """
+    kinds = {
+        "teachers": (Mapping | ConfigDict, "names with changes to pretrain"),
+        "students": (Sequence, "architectures"),
+        "objectives": (Mapping | ConfigDict, "names with sets of objectives"),
+        "seeds": (Sequence, "whole numbers"),
+    }
+    for key, (kind, what) in kinds.items():
+        value = config[key]
+        if not isinstance(value, kind) or isinstance(value, str) or not len(value):
+            raise UserError(
+                f"{key} of a study are {value!r}; give at least one: {what}"
+            )
+    for key, kind in (("students", str), ("seeds", int)):
+        for value in config[key]:
+            if not isinstance(value, kind):
+                what = kinds[key][1]
+                raise UserError(f"{key} of a study hold {value!r}; give {what}")
+    for name, changes in config.teachers.items():
+        if not isinstance(changes, Mapping | ConfigDict):
+            raise UserError(
+                f"teacher {name} of a study is {changes!r}; give changes to pretrain, "
+                "such as {'steps': 300}"
+            )
+
+
 def _clip_name(entry: Entry) -> str:
     assert entry.clip is not None
     return entry.clip.name
@@ -102,9 +139,21 @@ def _vqa_of(base: ConfigDict, clip: PlannedRun, seed: int) -> PlannedRun:
 
 
 def _teacher(config: ConfigDict, name: str) -> Entry:
-    changes = dict(config.teachers[name])
+    changes = {
+        key: _with(config.pretrain[key], value)
+        if key != "objectives" and isinstance(value, Mapping | ConfigDict)
+        else value
+        for key, value in config.teachers[name].items()
+    }
     clip = PlannedRun("pretrain", _with(config.pretrain, changes))
     seed = clip.config.seed
+    if seed in config.seeds:
+        # A student that starts where its teacher did, and sees the same batches, finds
+        # the way back more easily than any other would.
+        raise UserError(
+            f"teacher {name} has the seed {seed}, which is one of the students' seeds "
+            f"{tuple(config.seeds)}: give pretrain.seed another"
+        )
     vqa = _vqa_of(config.vqa_teacher, clip, seed)
     return Entry("teacher", name, None, None, None, seed, clip, vqa)
 

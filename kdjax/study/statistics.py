@@ -7,10 +7,12 @@ same seeds train every cell, so a cell's scores y[c, s] = mean[c] + block[s] +
 rest[c, s], where the block, the common luck of a seed, cancels in differences too.
 
 Drawing two seeds with replacement would halve the variance and know three outcomes.
-Instead residuals are pooled over all cells, scaled to an unbiased variance and then by
-t / z for their degrees of freedom (Hesterberg 2015, "What teachers should know about
-the bootstrap", on intervals that are too narrow in small samples), and drawn for every
-cell.
+Instead residuals are drawn from those of all cells, scaled to each cell's variance. A
+few seeds say little of that, and cells differ: what hardly can fail varies little, and
+what may fail varies a lot. So it is the cell's own variance moderated by the pooled
+one, which counts as one more degree of freedom (as in Smyth 2004, "Linear models and
+empirical Bayes methods"), and draws are widened by t / z for these few degrees
+(Hesterberg 2015, "What teachers should know about the bootstrap").
 """
 
 import itertools
@@ -30,6 +32,8 @@ SIGNIFICANT = 0.05
 MOST_ORDERED = 8
 RANDOM_ORDERS = 100_000
 UNRESOLVED = "not resolvable"
+# Degrees of freedom that the pooled variance counts for beside a cell's own.
+PRIOR_FREEDOM = 1
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,12 @@ def bootstrap(scores: Scores, *, draws: int = 2000, seed: int = 0) -> Bootstrap:
     by_seed = 100 * scores.cells.sum(-1) / total
     flat = scores.cells.sum(1) / scores.cells.shape[1]
     on_images = 100 * (weights @ flat.T) / asked[:, None]
+    luck = _seed_luck(by_seed, draws, rng, blocks=False)
     return Bootstrap(
         teachers=teachers,
         cells=by_seed.mean(1),
         teacher_draws=100 * (weights @ scores.teachers.T) / asked[:, None],
-        cell_draws=on_images + _seed_luck(by_seed, draws, rng, blocks=False),
+        cell_draws=(on_images + luck).clip(0, 100),
         paired_draws=on_images + _seed_luck(by_seed, draws, rng, blocks=True),
         seeds=by_seed.shape[1],
     )
@@ -111,13 +116,17 @@ def _seed_luck(
     residuals = scores - scores.mean(1, keepdims=True)
     if blocks:
         residuals = residuals - residuals.mean(0, keepdims=True)
-    freedom = (cells - blocks) * (seeds - 1)
-    if freedom < 1:
+    if cells - blocks < 1 or seeds < 2 or not residuals.any():
         return np.zeros((draws, cells))
+    # Unbiased, for taking out means has made the residuals smaller.
+    own = (residuals**2).mean(1) * cells / (cells - blocks) * seeds / (seeds - 1)
+    freedom = PRIOR_FREEDOM + seeds - 1
+    variance = (PRIOR_FREEDOM * own.mean() + (seeds - 1) * own) / freedom
     probability = (1 + LEVEL) / 2
     widened = t.ppf(probability, freedom) / norm.ppf(probability)
-    pool = residuals.ravel() * math.sqrt(residuals.size / freedom) * widened
-    return rng.choice(pool, (draws, cells, seeds)).mean(-1)
+    unit = residuals.ravel() / np.sqrt((residuals**2).mean())
+    drawn = rng.choice(unit, (draws, cells, seeds)).mean(-1)
+    return drawn * np.sqrt(variance) * widened
 
 
 def interval(estimate: float, draws: Float[np.ndarray, " draws"]) -> Interval:

@@ -39,7 +39,7 @@ def signed_interval(interval: Interval | None, digits: int = 1) -> str:
     if interval is None:
         return UNKNOWN
     middle = signed(interval.estimate, digits)
-    if math.isnan(interval.low):
+    if math.isnan(interval.low) or math.isnan(interval.estimate):
         return middle
     low, high = signed(interval.low, digits), signed(interval.high, digits)
     return f"{middle} ({low} to {high})"
@@ -47,7 +47,8 @@ def signed_interval(interval: Interval | None, digits: int = 1) -> str:
 
 def summary_table(result: StudyResult) -> Group:
     """Return what a terminal shows when a study is done."""
-    table = Table(title=result.title, title_justify="left", title_style="bold")
+    title = Text(result.title, style="bold")
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in ("zero-shot %", "VQA %", "gain over no teacher"):
         table.add_column(name, justify="right")
@@ -55,10 +56,10 @@ def summary_table(result: StudyResult) -> Group:
         table.add_row(row.name, "", percent(row.vqa_accuracy), "", style="dim")
     table.add_section()
     for cell in result.teachers:
-        table.add_row(f"teacher {cell.name}", *_numbers(cell))
+        table.add_row(Text(f"teacher {cell.name}"), *_numbers(cell))
     table.add_section()
     for cell in (*result.baselines, *result.students):
-        table.add_row(cell.name, *_numbers(cell))
+        table.add_row(Text(cell.name), *_numbers(cell))
     lines = [
         Text(
             f"{rank.student} by {rank.objectives}: {rank.verdict} (rank correlation "

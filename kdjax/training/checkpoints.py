@@ -7,6 +7,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
+from kdjax.errors import UserError
 from kdjax.training.steps import TrainState
 
 
@@ -16,8 +17,8 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         # Orbax takes absolute paths only.
-        directory = (workdir / "checkpoints").resolve()
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._directory = (workdir / "checkpoints").resolve()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, iterator: Any) -> None:
         """Begin to save; the state may be donated as soon as this returns."""
@@ -32,7 +33,11 @@ class Checkpoints:
     def restore(
         self, state: TrainState, shardings: TrainState, iterator: Any
     ) -> TrainState:
-        """Return the newest saved state and set the iterator, or return `state`."""
+        """Return the newest saved state and set the iterator, or return `state`.
+
+        Raises:
+            UserError: it is damaged, or of another model.
+        """
         step = self._manager.latest_step()
         if step is None:
             return state
@@ -44,7 +49,15 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(target), data=CheckpointRestore(iterator)
         )
-        return self._manager.restore(step, args=args)["state"]
+        try:
+            return self._manager.restore(step, args=args)["state"]
+        # What a damaged file makes of Orbax is of many kinds.
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint {self._directory / str(step)} cannot be restored "
+                f"({said}): remove it, and the run goes on from the one before"
+            ) from error
 
     def close(self) -> None:
         """Wait until everything is on disk."""

@@ -11,12 +11,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.errors import UserError
+from kdjax.models import Params
 from kdjax.parallel import to_global
 from kdjax.training.checkpoints import Checkpoints
 from kdjax.training.interrupt import Interrupted, stop_flag
 from kdjax.training.metrics import MetricsWriter, Watch
 from kdjax.training.steps import Program, TrainState
-from kdjax.training.tasks import Params
 
 Progress = Callable[[int, int, float | None], None]
 

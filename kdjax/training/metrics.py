@@ -16,25 +16,28 @@ FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a run's metrics; a torn last line is left out."""
+    """Return the whole lines of a run's metrics; what is torn is left out."""
     path = workdir / FILE
-    rows: list[dict[str, Any]] = []
-    if not path.exists():
-        return rows
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # also of what is no text
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+    return row if whole and "seconds" in row else None
 
 
 class MetricsWriter:
     """Writes metrics so that every step is there once, also after a resume.
 
     Lines later than the step that is resumed from are dropped, and what is logged is on
-    disk after `flush`, which is called before a checkpoint is committed. Files are
-    rewritten whole by `flush`, because object stores cannot append.
+    disk after `flush`, which is called before a checkpoint is committed. In a local
+    folder every line is written as it comes; object stores cannot append, so there
+    `flush` rewrites the file.
     """
 
     def __init__(self, workdir: epath.Path, resumed_step: int, started: float) -> None:
@@ -57,8 +60,11 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's numbers."""
-        row = {"step": step, "seconds": round(self.seconds, 3), **metrics}
-        self._lines.append(json.dumps(row))
+        line = json.dumps({"step": step, "seconds": round(self.seconds, 3), **metrics})
+        self._lines.append(line)
+        if "://" not in str(self._path):
+            with self._path.open("a") as file:
+                file.write(f"{line}\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from kdjax.models import Params
 from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
 from kdjax.training.optimizer import (
     OptimizerConfig,
@@ -19,7 +20,7 @@ from kdjax.training.optimizer import (
     learning_rate,
     make_optimizer,
 )
-from kdjax.training.tasks import Batch, Params, Task
+from kdjax.training.tasks import Batch, Task
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,7 @@ A task is a frozen value, so equal tasks share one compiled step.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -13,13 +13,12 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.embeddings import Embeddings
-from kdjax.models import CLIP, CLIPConfig, VQAConfig, VQAModel, graph_of
+from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import build_objective
 
-Params = dict[str, Any]
 Batch = Mapping[str, Any]
 Options = tuple[tuple[str, Any], ...]
 
@@ -55,8 +54,9 @@ class ContrastiveTask:
 
     Attributes:
         student: the trained model.
-        teacher: the frozen model, or None. Its parameters are the `frozen` of the step;
-            where the batch carries its outputs, only `logit_scale` of them is needed.
+        teacher: the frozen model, or None. Its parameters are the `frozen` of the step,
+            and beside them, where it was calibrated, `calibrated_scale`; where the
+            batch carries its outputs, the scales alone are needed.
         objectives: names with their options, as sorted pairs.
     """
 
@@ -88,12 +88,17 @@ class ContrastiveTask:
         """Return what the teacher says of a batch, unless the batch carries it."""
         if self.teacher is None or frozen is None:
             return None
+        params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
+        calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
-            scale = jnp.exp(frozen["logit_scale"])
-            return Embeddings(**batch["teacher"], logit_scale=scale)
-        model = nnx.merge(graph_of(CLIP, self.teacher), frozen)
+            scale = jnp.exp(params["logit_scale"])
+            return Embeddings(
+                **batch["teacher"], logit_scale=scale, calibrated_scale=calibrated
+            )
+        model = nnx.merge(graph_of(CLIP, self.teacher), params)
         images = preprocess(batch["image"], self.teacher.vision)
-        return model.embeddings(images, batch["text"]["teacher"])
+        said = model.embeddings(images, batch["text"]["teacher"])
+        return replace(said, calibrated_scale=calibrated)
 
 
 @dataclass(frozen=True)

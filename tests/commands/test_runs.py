@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import tokenizers
 from etils import epath
 from ml_collections import ConfigDict
+from tokenizers import processors
 
-from kdjax.commands.models import compute_of, open_model
+from kdjax.commands.models import compute_of, fit_vocabulary, open_model
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import Workdir
 from kdjax.config import load_config
+from kdjax.data.tokenizer import Tokenizer, train_tokenizer
 from kdjax.errors import UserError
 
 
@@ -26,12 +29,6 @@ def test_a_kernel_that_is_not_here_falls_back_with_one_line(capsys):
     assert compute(Reporter(), attention="cudnn").attention == "xla"
     said = capsys.readouterr().err
     assert said == "attention cudnn needs a GPU and this is a cpu: using xla\n"
-
-
-@pytest.mark.parametrize("wrong", [{"dtype": "float8"}, {"attention": "flash"}])
-def test_unknown_ways_to_compute_are_refused(wrong):
-    with pytest.raises(UserError, match="give"):
-        compute(**wrong)
 
 
 def test_an_architecture_has_no_weights():
@@ -82,8 +79,10 @@ def pretrained(folder):
 def test_a_run_that_made_nothing_yet_may_be_corrected(tmp_path):
     config = load_config("configs/pretrain/easy_vqa.py")
     workdir = Workdir(tmp_path / "run", "pretrain", config)
+    workdir.begin()
     config.model = "nano-16"
     workdir = Workdir(tmp_path / "run", "pretrain", config)
+    workdir.begin()
     workdir.write_json("results.json", {"steps": 300})
     config.model = "tiny-16"
     with pytest.raises(UserError, match="model was 'nano-16' and is now 'tiny-16'"):
@@ -92,3 +91,53 @@ def test_a_run_that_made_nothing_yet_may_be_corrected(tmp_path):
     with pytest.raises(UserError, match="is a file"):
         Workdir(tmp_path / "file", "pretrain", config)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_finished_run_keeps_what_it_was_made_with(tmp_path):
+    from kdjax.cli import run
+
+    name = pretrained(tmp_path)
+    environment = tmp_path / name / "environment.json"
+    environment.write_text('{"git_revision": "of then"}')
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size = "tiny-16", 2, 8
+    run("pretrain", config, str(tmp_path / name), quiet=True)
+    assert environment.read_text() == '{"git_revision": "of then"}'
+
+
+def test_a_score_is_of_the_model_as_it_was(tmp_path):
+    from kdjax.cli import run
+
+    name = pretrained(tmp_path)
+    score = load_config("configs/eval/easy_vqa.py")
+    score.model = name
+    run("eval", score, str(tmp_path / "score"), quiet=True)
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size = "tiny-16", 3, 8
+    run("pretrain", config, str(tmp_path / name), quiet=True)
+    with pytest.raises(UserError, match=r"made_from.model.steps was 2 and is now 3"):
+        run("eval", score, str(tmp_path / "score"), quiet=True)
+
+
+def test_a_damaged_file_of_a_workdir_is_named(tmp_path):
+    from kdjax.cli import run
+
+    name = pretrained(tmp_path)
+    (tmp_path / name / "results.json").write_text('{"steps": 2')
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size = "tiny-16", 2, 8
+    with pytest.raises(UserError, match=r"results.json cannot be read .* remove it"):
+        run("pretrain", config, str(tmp_path / name), quiet=True)
+
+
+def test_a_tokenizer_that_does_not_end_texts_is_refused():
+    tokenizer = train_tokenizer(["a red circle"])
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A", special_tokens=[("[BOS]", 2)]
+    )
+    endless = Tokenizer(backend, tokenizer.special_tokens)
+    model = open_model("tiny-16", epath.Path("runs/mine"), compute())
+    assert fit_vocabulary(model, tokenizer).text.eos_id == 3
+    with pytest.raises(UserError, match="does not put its eos_token after a text"):
+        fit_vocabulary(model, endless)

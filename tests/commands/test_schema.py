@@ -46,6 +46,9 @@ def test_a_config_of_another_command_is_refused(command):
         ("optimizer.learning_rat", 1, "did you mean 'learning_rate'"),
         ("seed", 2**32, "from 0 to 4294967295"),
         ("eval.split", "tset", "no split 'tset'"),
+        ("dtype", "float8", "dtype is 'float8'; give auto or float32 or bfloat16"),
+        ("attention", "flash", "attention is 'flash'; give xla or cudnn"),
+        ("batch_size", 4000, "more than the 3600 records of easy_vqa 'train'"),
         ("objectives.clip", {"wieght": 1.0}, "did you mean 'weight'"),
         ("optimizer", 3, "optimizer is 3"),
         ("nothing_like_it", 3, "there are attention"),
@@ -62,6 +65,13 @@ def test_what_cannot_be_is_refused(key, value, said):
         node[last] = ConfigDict(value) if isinstance(value, dict) else value
     with pytest.raises(UserError, match=said):
         check_config("pretrain", config)
+
+
+def test_heads_that_do_not_share_the_width_are_refused():
+    config = config_of("vqa")
+    config.head.num_heads = 3
+    with pytest.raises(UserError, match="num_heads 3 does not divide the width 32"):
+        check_config("vqa", config)
 
 
 def test_a_missing_key_is_named():

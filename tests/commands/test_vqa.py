@@ -58,3 +58,11 @@ def test_a_frozen_tower_stays_and_another_learns(folder):
     for name in frozen:
         np.testing.assert_array_equal(frozen[name], computed[name])
     assert any((frozen[name] != learning[name]).any() for name in frozen)
+
+
+def test_tokens_of_a_tower_that_learns_are_not_held(folder, capsys):
+    config = load_config("configs/vqa/easy_vqa.py")
+    config.steps, config.batch_size, config.tower = 1, 8, "tower"
+    config.optimizer.vision_rate = 1.0
+    run("vqa", config, str(folder / "said"))
+    assert "tower_outputs held needs a frozen tower" in capsys.readouterr().err

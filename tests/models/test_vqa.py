@@ -41,6 +41,29 @@ def test_questions_of_an_image_do_not_see_each_other(model):
         np.testing.assert_allclose(together[:, number], alone[:, 0], atol=1e-5)
 
 
+def test_any_token_may_be_the_pad():
+    config = VQAConfig(
+        vision=architecture("nano-16").vision,
+        vocab_size=40,
+        pad_id=39,
+        question_length=6,
+        question_layers=1,
+        width=16,
+        layers=1,
+        num_heads=2,
+        num_answers=5,
+    )
+    model = VQAModel(config, rngs=nnx.Rngs(0))
+    images, ids = inputs()
+    short = jnp.where(ids == 0, 39, ids)
+    also_short = short.at[:, :, 3].set(39)
+    assert not np.allclose(model(images, short), model(images, also_short), atol=1e-3)
+    longer = jnp.pad(short[:, :, :4], ((0, 0), (0, 0), (0, 2)), constant_values=39)
+    np.testing.assert_allclose(model(images, short), model(images, longer), atol=1e-5)
+    zeros = short.at[:, :, 0].set(0)  # a word like any other
+    assert not np.allclose(model(images, short), model(images, zeros), atol=1e-3)
+
+
 def test_padding_does_not_change_an_answer(model):
     images, ids = inputs()
     np.testing.assert_allclose(

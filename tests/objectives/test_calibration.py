@@ -55,6 +55,23 @@ def test_the_length_of_embeddings_does_not_matter(seed, length):
     assert match_entropy(length * image, text, 1.0) == pytest.approx(expected, rel=1e-6)
 
 
+@few
+@given(seed=SEEDS)
+def test_the_entropy_is_that_of_batches_as_large_as_those_trained_on(seed):
+    image, text = pairs(seed, batch=19)
+    scale = match_entropy(image, text, 1.2, rows=6)
+    batches = [
+        cosines_of(image[i : i + 6], text[i : i + 6]) for i in (0, 6, 12)
+    ]  # the nineteenth fills no batch
+    found = np.mean([mean_row_entropy(cosines, scale) for cosines in batches])
+    assert found == pytest.approx(1.2, rel=1e-6)
+
+
+def test_too_few_pairs_for_a_batch_are_refused():
+    with pytest.raises(UserError, match="batches of 9 held-out pairs and there are 8"):
+        match_entropy(*pairs(0), 1.0, rows=9)
+
+
 def test_float32_embeddings_and_zero_rows_will_do():
     image, text = (x.astype(np.float32) for x in pairs(0))
     image[3] = 0

@@ -1,5 +1,6 @@
 """CLIP-KD's objectives against its released code, an oracle, and the laws they obey."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -260,6 +261,17 @@ def test_a_number_takes_the_place_of_the_teachers_scale():
     given_number = crd_loss(student, embeddings(x, "teacher"), teacher_scale=10.0)
     assert given_number == crd_loss(student, own)
     assert given_number != crd_loss(student, embeddings(x, "teacher"))
+
+
+def test_a_calibrated_scale_is_used_unless_the_own_is_asked_for():
+    x = as_float32(drawn(1))
+    student, teacher = (embeddings(x, side) for side in ("student", "teacher"))
+    calibrated = replace(teacher, calibrated_scale=jnp.float32(3))
+    three = crd_loss(student, teacher, teacher_scale=3.0)
+    assert crd_loss(student, calibrated) == three
+    own = crd_loss(student, calibrated, teacher_scale="own")
+    assert own == crd_loss(student, teacher)
+    assert own != crd_loss(student, calibrated)
 
 
 def degenerate(kind):

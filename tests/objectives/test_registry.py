@@ -5,7 +5,7 @@ from kdjax.objectives import expand, objective_names, preset_names
 
 CLIP_KD = {
     "clip": {"weight": 1.0},
-    "crd": {"weight": 1.0, "teacher_scale": "own"},
+    "crd": {"weight": 1.0, "teacher_scale": "calibrated"},
     "icl": {"weight": 1.0, "scale": "raw"},
     "fd": {"weight": 3.9, "reduction": "sum"},
 }
@@ -25,9 +25,11 @@ def test_clip_kd_has_the_terms_and_weights_of_the_paper():
     assert expand("clip_kd") == CLIP_KD
 
 
-def test_the_legacy_preset_averages_features_over_the_width_as_released():
-    legacy = {"weight": 2000.0, "reduction": "mean"}
-    assert expand("clip_kd_legacy") == {**CLIP_KD, "fd": legacy}
+def test_the_legacy_preset_is_as_released():
+    """A loss that weakens with the teacher's width, and each teacher's own scale."""
+    fd = {"weight": 2000.0, "reduction": "mean"}
+    crd = {"weight": 1.0, "teacher_scale": "own"}
+    assert expand("clip_kd_legacy") == {**CLIP_KD, "crd": crd, "fd": fd}
 
 
 def test_the_two_weights_of_features_agree_at_width_512():

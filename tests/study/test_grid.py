@@ -62,6 +62,26 @@ def test_only_the_blanked_control_is_blank(config):
     assert blank == ["blanked"]
 
 
+def test_no_teacher_has_a_seed_of_the_students(config):
+    """It would hand its own starting point to the student of that seed."""
+    config.pretrain.seed = 1
+    with pytest.raises(UserError, match=r"has the seed 1, .* students' seeds"):
+        plan(config)
+
+
+@pytest.mark.parametrize("key", ["data.name", "eval.split"])
+def test_teachers_and_students_answer_the_same_questions(config, key):
+    config.update_from_flattened_dict({f"vqa.{key}": "scenes"})
+    with pytest.raises(UserError, match=r"vqa\.\w+ and vqa_teacher\.\w+ differ"):
+        plan(config)
+
+
+def test_a_preset_can_be_named(config):
+    config.objectives = ConfigDict({"released": "clip_kd_legacy"})
+    students = [e for e in plan(config) if e.kind == "student"]
+    assert {e.clip.config.objectives for e in students} == {"clip_kd_legacy"}
+
+
 def test_a_study_of_nothing_is_refused(config):
     config.seeds = ()
     with pytest.raises(UserError, match="at least one"):

@@ -109,6 +109,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(study, tmp_path):
             "--config=configs/vqa/easy_vqa.py",
             f"--workdir={tmp_path / 'alone'}",
             f"--config.tower={tower}",
+            f"--config.seed={config['seed']}",
             f"--config.steps={config['steps']}",
             f"--config.batch_size={config['batch_size']}",
             *(f"--config.head.{key}={value}" for key, value in config["head"].items()),

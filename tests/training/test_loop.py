@@ -115,6 +115,17 @@ def test_torn_and_later_lines_are_dropped_on_resume(fit, tmp_path):
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
+def test_a_logged_line_is_on_disk_at_once(fit, tmp_path):
+    seen = []
+
+    def look(step, steps, loss):
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        seen.append([json.loads(line)["step"] for line in lines])
+
+    fit(tmp_path, replace(LOOP, steps=6, checkpoint_every=100), progress=look)
+    assert seen == [[2], [2, 4], [2, 4, 6]]
+
+
 def test_another_seed_is_another_run(fit, tmp_path):
     first = fit(tmp_path / "a", replace(LOOP, steps=1))
     second = fit(tmp_path / "b", replace(LOOP, steps=1, seed=4))

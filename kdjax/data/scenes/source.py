@@ -14,7 +14,7 @@ from kdjax.data.scenes.world import PAIRS, Scene, sample_scene
 from kdjax.errors import UserError
 
 SPLITS = ("train", "validation", "test", "compositional")
-MAX_SIZE = 1_000_000
+MAX_SIZE = 2**31 - 1
 MAX_QUESTIONS = 32
 _SCENE, _CAPTIONS, _QUESTIONS, _ANSWERS = range(4)
 
@@ -28,8 +28,8 @@ class Scenes:
     the other splits never show or name one. The idea is that of CLEVR (Johnson et al.,
     2017) and ShapeWorld (Kuhnle and Copestake, 2017).
 
-    `image_id` and `question_id` are unique over the splits of one seed and stay below
-    2**31, which bounds `size` at 1,000,000 and `questions_per_image` at 32.
+    `image_id` and `question_id` are unique over the splits of one seed and fit in
+    64 bits; `size` may be up to 2**31 - 1 and `questions_per_image` up to 32.
 
     Attributes:
         name: "scenes".
