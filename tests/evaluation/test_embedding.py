@@ -1,0 +1,55 @@
+"""Embeddings in batches are those of one row at a time."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from models.sample import clip_config, drawn, images, normalised, texts
+
+from kdjax.evaluation.embedding import BATCH, embed_images, embed_texts, in_batches
+from kdjax.models import CLIP
+
+CONFIG = clip_config()
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return drawn(lambda: CLIP(CONFIG, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1])
+def test_images_in_batches_are_those_one_by_one(clip, count):
+    raw = images(np.random.default_rng(0), count)
+    params = nnx.to_pure_dict(nnx.state(clip))
+    found = embed_images(params, raw, config=CONFIG)
+    assert found.shape == (count, CONFIG.embed_dim)
+    alone = nnx.jit(lambda clip, x: clip.encode_image(x))
+    for row in {0, count // 2, count - 1}:
+        expected = alone(clip, normalised(raw[row : row + 1]))
+        np.testing.assert_allclose(found[row], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1])
+def test_texts_in_batches_are_those_one_by_one(clip, count):
+    ids = texts(np.random.default_rng(0), count)
+    params = nnx.to_pure_dict(nnx.state(clip))
+    found = embed_texts(params, ids, config=CONFIG)
+    assert found.shape == (count, CONFIG.embed_dim)
+    alone = nnx.jit(lambda clip, x: clip.encode_text(x))
+    for row in {0, count // 2, count - 1}:
+        expected = alone(clip, jnp.asarray(ids[row : row + 1]))
+        np.testing.assert_allclose(found[row], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 1])
+def test_all_batches_have_one_size_and_rows_keep_their_order(count):
+    sizes = []
+
+    def double(params, rows):
+        sizes.append(len(rows))
+        return jnp.asarray(params["factor"] * rows)
+
+    rows = np.arange(count, dtype=np.float32)[:, None]
+    found = in_batches(double, {"factor": 2}, rows)
+    np.testing.assert_array_equal(found, 2 * rows)
+    assert set(sizes) == {BATCH}

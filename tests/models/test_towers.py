@@ -1,0 +1,142 @@
+"""What each token of a tower may see, and which one stands for the whole."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from models.sample import TEXT, VISION, drawn, images, normalised
+
+from kdjax.models.towers import TextTower, VisionTower, eos_position, patchify
+
+DTYPES = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+IMAGES = normalised(images(np.random.default_rng(0), 2))
+# In the second text the end of text comes again, as in OpenAI's padding.
+IDS = jnp.array([[4, 7, 5, 19, 0, 0], [8, 6, 19, 3, 19, 9]])
+ENDS = [3, 2]
+
+see = nnx.jit(lambda tower, images: tower(images))
+read = nnx.jit(lambda tower, ids, mask=None: tower(ids, mask))
+
+
+@pytest.fixture(scope="module")
+def vision():
+    return drawn(lambda: VisionTower(VISION, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def inattentive(vision):
+    """The tower, but no token sees another."""
+    tower = nnx.clone(vision)
+    kernel = tower.transformer.blocks.attention.out.kernel
+    kernel[...] = jnp.zeros_like(kernel[...])
+    return tower
+
+
+@pytest.fixture(scope="module")
+def text():
+    return drawn(lambda: TextTower(TEXT, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+
+
+def changed(images, row, column, patch=4):
+    """Change one patch."""
+    rows = slice(row * patch, (row + 1) * patch)
+    columns = slice(column * patch, (column + 1) * patch)
+    return images.at[:, rows, columns, 1].add(1.0)
+
+
+def moved(a, b):
+    """Which tokens differ in both images."""
+    return abs(np.asarray(a) - np.asarray(b)).max(-1).min(0) > 1e-3
+
+
+def test_patches_are_cut_by_rows_and_flattened_by_row_column_channel():
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    expected = [
+        [x[b, r : r + 2, c : c + 2].ravel() for r in (0, 2) for c in (0, 2, 4)]
+        for b in range(2)
+    ]
+    np.testing.assert_array_equal(patchify(jnp.asarray(x), 2), expected)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_without_attention_a_token_sees_its_patch_and_the_pooled_one_none(
+    inattentive, place
+):
+    before = see(inattentive, IMAGES)
+    after = see(inattentive, changed(IMAGES, *divmod(place, 2)))
+    np.testing.assert_array_equal(before.pooled, after.pooled)
+    np.testing.assert_array_equal(
+        moved(before.tokens, after.tokens), np.arange(4) == place
+    )
+
+
+def test_with_attention_all_tokens_see_all_patches(vision):
+    before, after = see(vision, IMAGES), see(vision, changed(IMAGES, 1, 0))
+    assert moved(before.all_tokens, after.all_tokens).all()
+
+
+def test_all_tokens_are_the_pooled_one_and_the_patches(vision):
+    out = see(vision, IMAGES)
+    assert out.tokens.shape == (2, VISION.num_patches, VISION.width)
+    expected = np.concatenate([out.pooled[:, None], out.tokens], axis=1)
+    np.testing.assert_array_equal(out.all_tokens, expected)
+
+
+def test_places_count(vision, text):
+    swapped = jnp.roll(IMAGES, 4, axis=1)
+    assert (moved(see(vision, IMAGES).pooled, see(vision, swapped).pooled)).all()
+    same = jnp.full((1, 6), 5)
+    states = np.asarray(read(text, same).tokens[0])
+    assert abs(np.diff(states, axis=0)).max(-1).min() > 1e-4
+
+
+def test_images_of_another_size_are_refused(vision):
+    with pytest.raises(ValueError, match="takes 8 pixels a side"):
+        vision(jnp.zeros((1, 12, 12, 3)))
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_later_word_does_not_change_an_earlier_state(text, place):
+    other = IDS.at[:, place].set(11)
+    before, after = read(text, IDS).tokens, read(text, other).tokens
+    np.testing.assert_array_equal(moved(before, after), np.arange(6) >= place)
+    np.testing.assert_array_equal(before[:, :place], after[:, :place])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_padding_under_a_mask_does_not_change_the_pooled_text(text, place):
+    mask = jnp.ones_like(IDS).at[:, place].set(0)
+    other = IDS.at[:, place].set(11)
+    masked, also = (read(text, ids, mask).pooled for ids in (IDS, other))
+    np.testing.assert_allclose(masked, also, atol=1e-6)
+    plain, changed = (read(text, ids).pooled for ids in (IDS, other))
+    assert moved(plain, changed).all()
+    assert moved(plain, masked).all()
+
+
+def test_a_mask_of_ones_is_none(text):
+    everything = read(text, IDS, jnp.ones_like(IDS)).pooled
+    np.testing.assert_allclose(everything, read(text, IDS).pooled, atol=1e-6)
+
+
+def test_the_first_end_of_text_is_pooled(text):
+    out = read(text, IDS)
+    np.testing.assert_array_equal(out.pooled, out.tokens[np.arange(2), ENDS])
+
+
+def test_words_after_the_end_and_shorter_batches_pool_the_same(text):
+    expected = read(text, IDS).pooled
+    other = jnp.where(jnp.arange(6) > jnp.array(ENDS)[:, None], 7, IDS)
+    np.testing.assert_allclose(read(text, other).pooled, expected, atol=1e-6)
+    np.testing.assert_allclose(read(text, IDS[:, :4]).pooled, expected, atol=1e-6)
+
+
+def test_the_old_id_two_means_the_largest_id():
+    ids = jnp.asarray([[2, 5, 19, 2, 0], [3, 19, 4, 19, 2]])
+    np.testing.assert_array_equal(eos_position(ids, 2), [2, 1])
+    np.testing.assert_array_equal(eos_position(ids, 4), [0, 2])
+
+
+def test_a_text_that_is_too_long_is_refused(text):
+    with pytest.raises(ValueError, match="texts of 7 tokens"):
+        text(jnp.zeros((1, 7), jnp.int32))

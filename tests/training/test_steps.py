@@ -1,0 +1,182 @@
+"""A step is forward, backward, AdamW, as written by hand in float64."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+from training import oracle
+
+from kdjax.parallel import make_mesh, to_global
+from kdjax.training.optimizer import OptimizerConfig
+from kdjax.training.steps import build_program
+from kdjax.training.tasks import Task
+
+CONFIG = OptimizerConfig(
+    learning_rate=0.05,
+    weight_decay=0.1,
+    warmup=0.2,
+    b2=0.98,
+    clip_norm=0.5,
+    vision_rate=0.3,
+)
+STEPS, BATCH = 10, 6
+
+
+class Lines(nnx.Module):
+    """Two linear maps, the first of which is called the vision tower."""
+
+    def __init__(self, rngs):
+        self.vision = nnx.Linear(3, 4, rngs=rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Fit targets that a frozen shift moves."""
+
+    weight: float = 0.5
+
+    def init(self, rngs):
+        return Lines(rngs)
+
+    def loss(self, trained, frozen, batch):
+        residual = trained.head(trained.vision(batch["x"])) - batch["y"]
+        square = jnp.sum((residual - frozen["shift"]) ** 2)
+        return self.weight * square, {"square": square}
+
+
+FROZEN = {"shift": np.array([0.5, -1.0], np.float32)}
+
+
+def by_hand(params, batch):
+    """The loss and its gradients by the chain rule."""
+    x, y = (batch[name].astype(float) for name in ("x", "y"))
+    seen = x @ params["vision/kernel"] + params["vision/bias"]
+    said = seen @ params["head/kernel"] + params["head/bias"]
+    residual = said - y - FROZEN["shift"]
+    back = residual @ params["head/kernel"].T
+    gradients = {
+        "vision/kernel": x.T @ back,
+        "vision/bias": back.sum(0),
+        "head/kernel": seen.T @ residual,
+        "head/bias": residual.sum(0),
+    }
+    return (residual**2).sum(), gradients
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+
+
+@pytest.fixture(scope="module")
+def program(mesh):
+    return build_program(Regression(), CONFIG, mesh)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    shapes = {"x": (BATCH, 3), "y": (BATCH, 2)}
+    return {k: rng.normal(size=shape).astype("float32") for k, shape in shapes.items()}
+
+
+def flat(params):
+    return traverse_util.flatten_dict(jax.device_get(params), sep="/")
+
+
+def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
+    state = program.init(0, STEPS)
+    expected = oracle.AdamW(
+        flat(state.params),
+        decay=0.1,
+        b2=0.98,
+        clip=0.5,
+        decayed=["vision/kernel", "head/kernel"],
+    )
+    rows = to_global(batch, mesh)
+    for step in range(STEPS):
+        square, gradients = by_hand(expected.params, batch)
+        rate = oracle.rate(0.05, 2, step, STEPS)
+        state, metrics = program.step(state, FROZEN, rows)
+        assert {name: float(x) for name, x in metrics.items()} == pytest.approx(
+            {
+                "loss": square / 2,
+                "square": square,
+                "grad_norm": oracle.norm(gradients),
+                "learning_rate": rate,
+            },
+            rel=1e-4,
+        )
+        rates = {k: rate * (0.3 if "vision" in k else 1) for k in gradients}
+        expected.step(gradients, rates)
+        for name, x in flat(state.params).items():
+            np.testing.assert_allclose(x, expected.params[name], rtol=1e-4, atol=1e-5)
+
+
+class Sharp(nnx.Module):
+    """A logit scale that starts just below its limit."""
+
+    def __init__(self):
+        self.logit_scale = nnx.Param(jnp.float32(4.6))
+
+
+@dataclass(frozen=True)
+class Sharpen:
+    """The larger the scale, the smaller the loss."""
+
+    def init(self, rngs):
+        return Sharp()
+
+    def loss(self, trained, frozen, batch):
+        return -trained.logit_scale[...], {}
+
+
+def test_a_step_does_not_take_the_logit_scale_beyond_a_hundred(mesh):
+    program = build_program(Sharpen(), CONFIG, mesh)
+    state = program.init(0, STEPS)
+    for _ in range(3):
+        state, _ = program.step(state, None, {})
+    scale = float(state.params["logit_scale"])
+    assert scale == pytest.approx(np.log(100), rel=1e-6)
+
+
+def test_the_state_counts_its_steps(program, mesh, batch):
+    state = program.init(0, STEPS)
+    assert (int(state.step), int(state.steps)) == (0, STEPS)
+    for done in (1, 2, 3):
+        state, _ = program.step(state, FROZEN, to_global(batch, mesh))
+        assert (int(state.step), int(state.steps)) == (done, STEPS)
+
+
+def test_a_seed_is_a_start(program):
+    first, again, other = (flat(program.init(seed, 5).params) for seed in (1, 1, 2))
+    for name, x in first.items():
+        np.testing.assert_array_equal(x, again[name])
+    assert (first["head/kernel"] != other["head/kernel"]).all()
+
+
+def test_only_the_state_is_donated(program, mesh, batch):
+    state, rows = program.init(0, STEPS), to_global(batch, mesh)
+    frozen = jax.tree.map(jnp.asarray, FROZEN)
+    program.step(state, frozen, rows)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((frozen, rows)))
+
+
+def test_runs_of_all_lengths_share_one_compiled_step(program, mesh, batch):
+    rows = to_global(batch, mesh)
+    program.step(program.init(0, 10), FROZEN, rows)
+    compiled = program.step._cache_size()
+    program.step(program.init(1, 1000), FROZEN, rows)
+    assert program.step._cache_size() == compiled
+
+
+def test_equal_arguments_give_the_same_program(program, mesh):
+    assert isinstance(Regression(), Task)
+    assert build_program(Regression(), replace(CONFIG), mesh) is program
+    assert build_program(Regression(weight=2.0), CONFIG, mesh) is not program
+    assert build_program(Regression(), replace(CONFIG, b2=0.9), mesh) is not program
