@@ -37,13 +37,15 @@ class OptimizerConfig:
 def learning_rate(
     config: OptimizerConfig, step: Int[Array, ""], steps: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Return the rate at `step` of `steps`: a linear warm-up, then a cosine to zero.
+    """Return the rate after `step` of `steps` updates: a warm-up, then a cosine.
 
-    Both are arrays, so that runs of all lengths share one compiled program.
+    Linear up to the last update of the warm-up; it would be zero one update after the
+    last, so that every update moves something. Both numbers are arrays, so that runs
+    of all lengths share one compiled program.
     """
     warmup = jnp.maximum(1.0, jnp.round(config.warmup * steps))
-    rising = step / warmup
-    falling = (step - warmup) / jnp.maximum(1.0, steps - warmup)
+    rising = (step + 1) / warmup
+    falling = (step + 1 - warmup) / jnp.maximum(1.0, steps + 1 - warmup)
     cosine = (1 + jnp.cos(jnp.pi * jnp.clip(falling, 0, 1))) / 2
     return config.learning_rate * jnp.where(step < warmup, rising, cosine)
 

@@ -11,12 +11,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def rate(peak: float, warmup: int, step: int, steps: int) -> float:
-    """A line from zero to the peak at `warmup`, then half a cosine to zero."""
-    if step < warmup:
-        return peak * step / warmup
-    if steps <= warmup:
-        return peak
-    return peak * np.cos(np.pi / 2 * (step - warmup) / (steps - warmup)) ** 2
+    """The updates, numbered from one, on a line up to the peak and on half a cosine."""
+    number = step + 1
+    if number <= warmup:
+        return peak * number / warmup
+    return peak * np.cos(np.pi / 2 * (number - warmup) / (steps + 1 - warmup)) ** 2
 
 
 def norm(arrays: Arrays) -> float:

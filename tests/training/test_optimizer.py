@@ -45,6 +45,9 @@ TASKS = {
 }
 
 
+LAST = np.sin(np.pi / 120) ** 2
+
+
 def rate(step, steps, **changes):
     config = replace(CONFIG, **changes)
     return float(learning_rate(config, jnp.int32(step), jnp.int32(steps)))
@@ -52,11 +55,18 @@ def rate(step, steps, **changes):
 
 @pytest.mark.parametrize(
     ("step", "share"),
-    [(0, 0), (5, 0.25), (10, 0.5), (20, 1), (50, 0.5), (79, np.sin(np.pi / 120) ** 2)],
+    [
+        (0, 0.05),
+        (4, 0.25),
+        (9, 0.5),
+        (19, 1),
+        (49, 0.5),
+        (78, np.sin(np.pi / 120) ** 2),
+    ],
     ids=["start", "rising", "half way up", "the peak", "half way down", "last"],
 )
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(step, share):
-    assert rate(step, 80) == pytest.approx(1e-3 * share, rel=1e-3, abs=1e-12)
+    assert rate(step, 79) == pytest.approx(1e-3 * share, rel=1e-3, abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -68,6 +78,11 @@ def test_the_rate_is_that_of_the_oracle_for_any_number_of_steps(data, steps):
     expected = oracle.rate(1e-3, max(warmup, 1), step, steps)
     found = rate(step, steps, warmup=warmup / steps)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 80])
+def test_every_update_moves_something(steps):
+    assert all(rate(step, steps) > 0 for step in range(steps))
 
 
 def test_the_rate_ends_at_zero_and_stays_there():
