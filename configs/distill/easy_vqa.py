@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.caption_length = 8
     weights = {"clip": 1.0, "crd": 1.0, "icl": 1.0, "fd": 3.9}  # CLIP-KD's
     config.objectives = ConfigDict({k: {"weight": w} for k, w in weights.items()})
-    config.steps = 500
+    config.steps = 450
     config.batch_size = 32
     config.optimizer.learning_rate = 8e-3
     config.optimizer.warmup = 0.25

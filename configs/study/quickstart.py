@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.pretrain.seed = 100
     # The fair teacher learns for no longer than a student.
     config.teachers = ConfigDict(
-        {"weak": {"steps": 150}, "fair": {"steps": 500}, "strong": {"steps": 2000}}
+        {"weak": {"steps": 150}, "fair": {"steps": 400}, "strong": {"steps": 1600}}
     )
     config.students = ("tiny-8",)
     config.objectives = ConfigDict(

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.head = ConfigDict(
         {"question_layers": 0, "width": 32, "layers": 2, "num_heads": 2}
     )
-    config.steps = 600
+    config.steps = 500
     config.batch_size = 32
     config.optimizer.learning_rate = 1.2e-2
     config.optimizer.warmup = 0.2

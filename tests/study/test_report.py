@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import html
 import io
 import re
 
+import pytest
 from etils import epath
 from PIL import Image
 from rich.console import Console
@@ -115,3 +117,25 @@ def test_the_terminal_gets_a_table():
     assert "97.0 (96.0 to 98.0)" in text
     assert "+2.5 (+1.5 to +3.5) better" in text
     assert "tiny by fd: not resolvable" in text
+
+
+@pytest.mark.parametrize(
+    "name", [r"$\frac$", "$x_1$", "[red]r [/]", "<b>", "教师", "very long " * 8]
+)
+def test_a_name_is_what_it_says_and_nothing_else(name, tmp_path):
+    """No mathematics, no markup, no tags: it is shown as it was given."""
+    plain = sample()
+    teachers = tuple(dataclasses.replace(t, name=name) for t in plain.teachers[:1])
+    students = tuple(
+        dataclasses.replace(s, teacher=name, name=f"tiny from {name}", objectives=name)
+        for s in plain.students
+        if s.teacher == plain.teachers[0].name
+    )
+    result = dataclasses.replace(
+        plain, title=name, teachers=teachers, students=students, ranks=()
+    )
+    save_figures(result, epath.Path(tmp_path))
+    assert html.escape(name.strip(), quote=False) in render_report(result)
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(summary_table(result))
+    assert f"teacher {name.strip()}" in console.export_text()
