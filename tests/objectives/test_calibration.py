@@ -7,7 +7,7 @@ from kdjax.errors import UserError
 from kdjax.objectives import match_entropy, mean_row_entropy
 
 SEEDS = st.integers(0, 2**32 - 1)
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 def pairs(seed, batch=8, width=6):

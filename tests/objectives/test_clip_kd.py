@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "clip_kd.npz"
 RELEASED = {"clip": {}, "crd": {}, "fd": {"reduction": "mean"}, "icl": {}}
 SUMMED = {"fd": {}, "icl": {"scale": "exp"}}
 SEEDS = st.integers(0, 2**32 - 1)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def embeddings(x, side):

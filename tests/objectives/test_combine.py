@@ -34,7 +34,7 @@ UNWEIGHTED = {
 }
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(weights=st.lists(WEIGHTS, min_size=4, max_size=4))
 def test_the_total_is_linear_in_weights_and_terms_are_without_them(weights):
     chosen = dict(zip(objective_names(), weights, strict=True))

@@ -15,7 +15,7 @@ from kdjax.objectives.contrastive import (
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def rows(seed, width=6):

@@ -130,7 +130,6 @@ def test_no_questions_are_refused():
         bootstrap(Scores(np.zeros((1, 2)), np.zeros((1, 1, 2)), np.zeros(2)))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=9)
 )
@@ -143,7 +142,7 @@ def test_rank_correlation_is_scipys(pairs):
         assert ours == pytest.approx(spearmanr(a, b).statistic)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=5), st.randoms())
 def test_p_value_counts_orders(values, random):
     b = list(values)

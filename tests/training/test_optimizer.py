@@ -69,7 +69,7 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(step, share):
     assert rate(step, 79) == pytest.approx(1e-3 * share, rel=1e-3, abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), steps=st.integers(1, 100_000))
 @example(data=None, steps=1)
 def test_the_rate_is_that_of_the_oracle_for_any_number_of_steps(data, steps):

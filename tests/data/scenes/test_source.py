@@ -18,7 +18,7 @@ def same(first: Record, second: Record) -> bool:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     split=st.sampled_from(SPLITS),
     seed=st.integers(0, 2**63 - 1),
