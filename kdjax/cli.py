@@ -28,6 +28,7 @@ on a workdir goes on where it stopped.
 
 example: kdjax {command} --config=configs/{example}.py --workdir=runs/mine
 """
+STOPPED = "\nkdjax: stopped; the same command goes on from here"
 EXAMPLES = {
     "pretrain": "pretrain/easy_vqa",
     "distill": "distill/easy_vqa",
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
-        signal.signal(signal.SIGTERM, _stop)
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(asked, _stop)
         if arguments.command == "info":
             if overrides:
                 raise UserError(f"{overrides[0]!r} is not an option of kdjax info")
@@ -97,17 +99,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{describe(results)}\n{arguments.workdir}")
         return 0
     except UserError as error:
-        print(f"kdjax: {error}", file=sys.stderr)
+        print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
-        print("\nkdjax: stopped; the same command goes on from here", file=sys.stderr)
-        # Interrupted carries the signal, as an argument like that of `_stop`.
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
+        print(STOPPED, file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does; while training, the loop saves first."""
-    raise KeyboardInterrupt(signum)
+    """End at once; only while training there is something to save, by the loop.
+
+    An exception could be raised, and lost, in the middle of any library's start.
+    """
+    print(STOPPED, file=sys.stderr, flush=True)
+    os._exit(128 + signum)
 
 
 def _start() -> None:

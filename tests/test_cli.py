@@ -1,6 +1,7 @@
 """What people type, and what they are told when it is wrong."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -161,3 +162,44 @@ def test_the_public_names_are_there():
     assert Path(package.__file__).name == "__init__.py"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_has_nothing_to_save(signum, tmp_path):
+    """While it sets itself up, where an exception could be lost in a library."""
+    waiting = "import time; print('here', flush=True); time.sleep(60)"
+    config = tmp_path / "slow.py"
+    config.write_text(f"def get_config():\n    {waiting}\n")
+    arguments = ["pretrain", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "kdjax", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout.readline() == "here\n"
+        run.send_signal(signum)
+        _, said = run.communicate(timeout=30)
+    assert run.returncode == 128 + signum
+    assert said.strip() == "kdjax: stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tokenizer", "3"), ("pretrain", "3"), ("data", "3")]
+)
+def test_a_value_of_another_kind_is_one_line(key, value, tmp_path):
+    command = "study" if key == "pretrain" else "pretrain"
+    example = "study/smoke" if key == "pretrain" else "pretrain/easy_vqa"
+    config = tmp_path / "odd.py"
+    config.write_text(
+        "from kdjax.config import load_config\n"
+        "def get_config():\n"
+        f"    config = load_config('configs/{example}.py')\n"
+        "    with config.ignore_type():\n"
+        f"        config.{key} = {value}\n"
+        "    return config\n"
+    )
+    done = kdjax(command, f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"kdjax: {key} is 3; give ")

@@ -12,7 +12,13 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = training_defaults()
     config.data = ConfigDict(
-        {"name": "scenes", "seed": 0, "size": 10_000, "image_size": 64}
+        {
+            "name": "scenes",
+            "seed": 0,
+            "size": 10_000,
+            "eval_size": 1000,
+            "image_size": 64,
+        }
     )
     config.model = "tiny-8"
     config.tokenizer = "trained"

@@ -13,7 +13,14 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = training_defaults()
     config.data = ConfigDict(
-        {"name": "scenes", "seed": 0, "size": 10_000, "image_size": 64, "blank": False}
+        {
+            "name": "scenes",
+            "seed": 0,
+            "size": 10_000,
+            "eval_size": 1000,
+            "image_size": 64,
+            "blank": False,
+        }
     )
     config.tower = "tiny-8"
     config.tower_outputs = "computed"

@@ -58,7 +58,8 @@ def _run(
         teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
-    length = _caption_length(config.caption_length, student_config)
+    length = config.caption_length
+    check_caption_length(length, student_config)
     tokenizers = {"student": (tokenizer, length)}
     frozen, held, scale = None, None, None
     if teacher is not None:
@@ -109,10 +110,14 @@ def _run(
     return results if teacher is None else {**results, "calibrated_scale": scale}
 
 
-def _caption_length(length: int, student: CLIPConfig) -> int:
+def check_caption_length(length: int, student: CLIPConfig) -> None:
+    """Check that a model reads captions of that length.
+
+    Raises:
+        UserError: it does not.
+    """
     most = student.text.context_length
     if not 0 < length <= most:
         raise UserError(
             f"caption_length is {length}; the model reads 1 to {most} tokens"
         )
-    return length

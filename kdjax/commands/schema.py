@@ -9,11 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import source_of
+from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.teacher import check_teacher_scale
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
 from kdjax.models.config import check_heads
+from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import expand
 from kdjax.parallel import check_rows, make_mesh
 
@@ -63,7 +65,29 @@ class Choice:
         return " or ".join(self.words)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A value of some type.
+
+    Attributes:
+        type: that it must have.
+        what: it is, for people.
+    """
+
+    type: Any
+    what: str
+
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is of the type, and not empty."""
+        return isinstance(value, self.type) and bool(value)
+
+    def __str__(self) -> str:
+        return self.what
+
+
 COUNT = Number(1, whole=True)
+NAME = Kind(str, "a name")
+CONFIG = Kind(Mapping, "a config of that command")
 FRACTION = Number(0, 1)
 POSITIVE = Number(1e-12)
 SEED = Number(0, 2**32 - 1, whole=True)
@@ -75,7 +99,7 @@ ELSEWHERE = None
 
 Schema = Mapping[str, Any]
 
-DATA = {"data": ELSEWHERE, "eval": {"split": ELSEWHERE}}
+DATA = {"data": Kind(Mapping, "a mapping with a name"), "eval": {"split": ELSEWHERE}}
 COMPUTE = {
     "dtype": Choice(("auto", "float32", "bfloat16")),
     "attention": Choice(("xla", "cudnn")),
@@ -83,7 +107,7 @@ COMPUTE = {
 TRAINING = {
     **DATA,
     **COMPUTE,
-    "tokenizer": ELSEWHERE,
+    "tokenizer": NAME,
     "seed": SEED,
     "steps": Number(0, whole=True),
     "batch_size": COUNT,
@@ -102,18 +126,18 @@ TRAINING = {
 }
 CONTRASTIVE = {**TRAINING, "caption_length": COUNT, "objectives": ELSEWHERE}
 SCHEMAS: Mapping[str, Schema] = {
-    "pretrain": {**CONTRASTIVE, "model": ELSEWHERE},
+    "pretrain": {**CONTRASTIVE, "model": NAME},
     "distill": {
         **CONTRASTIVE,
-        "student": ELSEWHERE,
-        "teacher": ELSEWHERE,
+        "student": NAME,
+        "teacher": NAME,
         "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
     },
     "vqa": {
         **TRAINING,
-        "tower": ELSEWHERE,
+        "tower": NAME,
         "tower_outputs": OUTPUTS,
         "question_length": COUNT,
         "questions_per_image": COUNT,
@@ -124,13 +148,13 @@ SCHEMAS: Mapping[str, Schema] = {
             "num_heads": COUNT,
         },
     },
-    "eval": {**DATA, **COMPUTE, "model": ELSEWHERE},
+    "eval": {**DATA, **COMPUTE, "model": NAME},
     "study": {
         "title": ELSEWHERE,
-        "pretrain": ELSEWHERE,
-        "distill": ELSEWHERE,
-        "vqa": ELSEWHERE,
-        "vqa_teacher": ELSEWHERE,
+        "pretrain": CONFIG,
+        "distill": CONFIG,
+        "vqa": CONFIG,
+        "vqa_teacher": CONFIG,
         "teachers": ELSEWHERE,
         "students": ELSEWHERE,
         "objectives": ELSEWHERE,
@@ -157,6 +181,9 @@ def check_config(command: str, config: ConfigDict) -> None:
         check_batch(source_of(config, "train"), config.batch_size)
     if "data" in config and "objectives" in config:
         expand(to_plain(config.objectives))
+    trained = config.get("model", config.get("student"))
+    if "caption_length" in config and trained in ARCHITECTURES:
+        check_caption_length(config.caption_length, architecture(trained))
     if "teacher_scale" in config:
         check_teacher_scale(config.teacher_scale)
     if "head" in config:
@@ -164,7 +191,7 @@ def check_config(command: str, config: ConfigDict) -> None:
 
 
 def _check(command: str, path: str, schema: Any, value: Any) -> None:
-    if isinstance(schema, Number | Choice):
+    if isinstance(schema, Number | Choice | Kind):
         if not schema.holds(value):
             raise UserError(f"{path} is {value!r}; give {schema}")
     elif isinstance(schema, Mapping):

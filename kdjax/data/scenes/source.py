@@ -49,10 +49,19 @@ class Scenes:
         *,
         seed: int = 0,
         size: int = 10_000,
+        eval_size: int | None = None,
         image_size: int = 64,
         questions_per_image: int = 10,
     ) -> None:
         """Check the choices; nothing is made yet.
+
+        Args:
+            split: one of `SPLITS`.
+            seed: of everything that is drawn.
+            size: the length.
+            eval_size: the length of every split but "train"; None for `size`.
+            image_size: side of the images in pixels.
+            questions_per_image: of every sample.
 
         Raises:
             UserError: for an unknown split or a number out of its range.
@@ -63,6 +72,9 @@ class Scenes:
             )
         _check("seed", seed, 0, 2**63 - 1)
         _check("size", size, 1, MAX_SIZE)
+        if split != "train" and eval_size is not None:
+            _check("eval_size", eval_size, 1, MAX_SIZE)
+            size = eval_size
         _check("image_size", image_size, 16, 4096)
         _check("questions_per_image", questions_per_image, 0, MAX_QUESTIONS)
         self.split = split

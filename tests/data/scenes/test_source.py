@@ -131,3 +131,9 @@ def test_bad_choices_are_refused_with_a_sentence(options, message):
 def test_repr_builds_the_source_again():
     source = Scenes("test", seed=3, size=7, image_size=32, questions_per_image=2)
     assert repr(eval(repr(source))) == repr(source)
+
+
+def test_splits_that_are_scored_have_a_length_of_their_own():
+    lengths = [len(Scenes(s, size=10**9, eval_size=50)) for s in ("train", "test")]
+    assert lengths == [10**9, 50]
+    assert len(Scenes("test", size=7)) == 7
