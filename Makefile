@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check format clean
+.PHONY: study test check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
@@ -30,5 +30,30 @@ format: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@
 
+# The golden files once more, from the original code, and our exports opened by it.
+parity: .venv/parity .venv/flax
+	rm -rf .venv/golden
+	cd tests/golden && for made in huggingface_clip siglip open_clip manifests; do \
+		../../.venv-parity/bin/python make_$$made.py ../../.venv/golden/$$made || exit 1; done
+	cd tests/golden && for made in parameter_counts position_embeddings; do \
+		../../.venv-parity/bin/python make_$$made.py ../../.venv/golden || exit 1; done
+	cd tests/golden && ../../.venv-flax/bin/python make_flax_clip.py ../../.venv/golden/flax_clip
+	.venv-parity/bin/python tests/golden/compare.py tests/golden .venv/golden
+	cd tests/golden && ../../.venv-parity/bin/python check_exports.py
+
+.venv/parity: pyproject.toml .venv/study
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check \
+		torch==2.13.0 transformers==5.23.0 -e .
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		open_clip_torch==3.3.0 timm==1.0.31 ftfy wcwidth
+	touch $@
+
+.venv/flax: .venv/study
+	$(PYTHON) -m venv .venv-flax
+	.venv-flax/bin/python -m pip install --quiet --disable-pip-version-check \
+		transformers==4.49.0 flax==0.8.5 jax==0.4.34 jaxlib==0.4.34 numpy==2.4.6 scipy==1.17.1
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-parity .venv-flax runs

@@ -20,8 +20,9 @@ class Embeddings:
         logit_bias: scalar, of sigmoid models only.
         image_tokens: [B, N, W], the vision tower's patch tokens after its last norm.
         text_tokens: [B, L, W], the text tower's tokens after its last norm.
-        image_hidden: [layers, B, N, W], the residual stream after every layer.
-        image_attention: [layers, B, H, N, N], attention maps.
+        image_hidden: [layers, B, M, W], the residual stream after every layer; M counts
+            a class token, which comes first.
+        image_attention: [layers, B, H, M, M], attention maps.
         masked_image: [B, D], the image embedding of a masked second pass.
         class_logits: [B, C], of a classifier on top.
     """
@@ -33,7 +34,7 @@ class Embeddings:
     logit_bias: Float[Array, ""] | None = None
     image_tokens: Float[Array, "B N W"] | None = None
     text_tokens: Float[Array, "B L W2"] | None = None
-    image_hidden: Float[Array, "layers B N W"] | None = None
-    image_attention: Float[Array, "layers B H N N"] | None = None
+    image_hidden: Float[Array, "layers B M W"] | None = None
+    image_attention: Float[Array, "layers B H M M"] | None = None
     masked_image: Float[Array, "B D"] | None = None
     class_logits: Float[Array, "B C"] | None = None

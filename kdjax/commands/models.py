@@ -151,7 +151,7 @@ def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
     Raises:
         UserError: the tokenizer does not end texts, and texts are pooled at their end.
     """
-    if not tokenizer.ends_texts:
+    if model.config.text.pooling != "last" and not tokenizer.ends_texts:
         raise UserError(
             "the tokenizer does not put its eos_token after a text, and a CLIP model "
             "reads a text at that token: save the tokenizer with a post-processor that "

@@ -19,7 +19,7 @@ class CLIPOutput(NamedTuple):
     Attributes:
         image_embeds: [B, D], L2-normalised.
         text_embeds: [B, D], L2-normalised.
-        logits_per_image: [B, B], scaled cosines.
+        logits_per_image: [B, B], scaled cosines, with the logit bias if there is one.
         logits_per_text: [B, B], their transpose.
     """
 
@@ -30,7 +30,10 @@ class CLIPOutput(NamedTuple):
 
 
 class CLIP(nnx.Module):
-    """A CLIP model (Radford et al. 2021, arXiv:2103.00020)."""
+    """A CLIP model (Radford et al. 2021, arXiv:2103.00020), or a SigLIP by its config.
+
+    SigLIP (Zhai et al. 2023, arXiv:2303.15343) has a logit bias and pools by attention.
+    """
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -40,20 +43,37 @@ class CLIP(nnx.Module):
         }
         self.vision = VisionTower(config.vision, dtypes=dtypes, rngs=rngs)
         self.text = TextTower(config.text, dtypes=dtypes, rngs=rngs)
-        axes = ("embed", "joint")
-        self.visual_projection = linear(
-            config.vision.width, config.embed_dim, axes, dtypes, rngs, use_bias=False
+        axes, joint = ("embed", "joint"), config.embed_dim
+        self.visual_projection = nnx.data(
+            linear(config.vision.width, joint, axes, dtypes, rngs, use_bias=False)
+            if config.visual_projection
+            else None
         )
         self.text_projection = linear(
-            config.text.width, config.embed_dim, axes, dtypes, rngs, use_bias=False
+            config.text.width,
+            joint,
+            axes,
+            dtypes,
+            rngs,
+            use_bias=config.text_projection_bias,
         )
         self.logit_scale = nnx.Param(jnp.float32(config.logit_scale_init))
+        self.logit_bias = nnx.data(
+            None
+            if config.logit_bias_init is None
+            else nnx.Param(jnp.float32(config.logit_bias_init))
+        )
+
+    def _project(self, pooled: Float[Array, "B W"]) -> Float[Array, "B D"]:
+        return (
+            pooled if self.visual_projection is None else self.visual_projection(pooled)
+        )
 
     def encode_image(
         self, images: Float[Array, "B H W 3"], *, normalize: bool = False
     ) -> Float[Array, "B D"]:
         """Embed normalised images."""
-        embeds = self.visual_projection(self.vision(images).pooled)
+        embeds = self._project(self.vision(images).pooled)
         return l2_normalize(embeds) if normalize else embeds
 
     def encode_text(
@@ -81,9 +101,10 @@ class CLIP(nnx.Module):
         vision = self.vision(images, hidden=hidden, attention=attention)
         text = self.text(input_ids, attention_mask)
         return Embeddings(
-            image=self.visual_projection(vision.pooled),
+            image=self._project(vision.pooled),
             text=self.text_projection(text.pooled),
             logit_scale=jnp.exp(self.logit_scale[...]),
+            logit_bias=None if self.logit_bias is None else self.logit_bias[...],
             image_tokens=vision.tokens if tokens else None,
             text_tokens=text.tokens if tokens else None,
             image_hidden=vision.trace.hidden,
@@ -100,6 +121,8 @@ class CLIP(nnx.Module):
         image = self.encode_image(images, normalize=True)
         text = self.encode_text(input_ids, attention_mask, normalize=True)
         logits = jnp.exp(self.logit_scale[...]) * image @ text.T
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias[...]
         return CLIPOutput(image, text, logits, logits.T)
 
 

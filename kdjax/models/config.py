@@ -8,6 +8,8 @@ from kdjax.errors import UserError
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Kernel = Literal["xla", "cudnn"]
+ImagePooling = Literal["class", "mean", "attention"]
+TextPooling = Literal["eos", "argmax", "last"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,17 +52,30 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TransformerConfig):
-    """A vision transformer tower with a class token.
+    """A vision transformer tower.
 
     Attributes:
         image_size: side of the square input in pixels.
-        patch_size: side of a patch in pixels; divides `image_size`.
+        patch_size: side of a patch in pixels; what does not fill one is not seen.
+        pooling: what stands for the image: "class", the class token; "mean", the mean
+            of the patch tokens (CLIPA); "attention", a learnt query's view of them
+            (SigLIP).
+        class_token: whether a class token goes through the tower with the patches.
+        pre_norm: whether a layer norm comes before the first block.
+        norm_after_pooling: whether the last norm is applied to the mean and not, before
+            it, to the tokens.
+        patch_bias: whether the patch embedding has a bias.
         mean: per channel, subtracted from images in [0, 1].
         std: per channel, divided by.
     """
 
     image_size: int
     patch_size: int
+    pooling: ImagePooling = "class"
+    class_token: bool = True
+    pre_norm: bool = True
+    norm_after_pooling: bool = False
+    patch_bias: bool = False
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -69,21 +84,47 @@ class VisionConfig(TransformerConfig):
         """Patch tokens of one image, the class token not counted."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position embedding; the class token's comes first."""
+        return self.num_patches + self.class_token
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling == "class" and not self.class_token:
+            raise UserError(
+                "a vision tower without class token cannot be pooled at it: choose "
+                "pooling mean or attention"
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig(TransformerConfig):
-    """A causal text transformer tower, pooled at the end-of-text token.
+    """A text transformer tower.
 
     Attributes:
         vocab_size: rows of the token embedding.
         context_length: longest text in tokens.
-        eos_id: the pooled token's id; its first place in a text is pooled. The value 2
-            is that of old Hugging Face configs and means the largest id of the text.
+        pooling: which token stands for the text: "eos", the first of id `eos_id`;
+            "argmax", the first of the text's largest id (OpenAI's code, OpenCLIP);
+            "last", the last one, padding or not (CLIPA, SigLIP).
+        eos_id: the end-of-text token's id; needed by pooling "eos".
+        causal: whether a token sees only itself and those before it.
     """
 
     vocab_size: int
     context_length: int
-    eos_id: int
+    pooling: TextPooling = "eos"
+    eos_id: int | None = None
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling == "eos" and self.eos_id is None:
+            raise UserError(
+                "a text tower pooled at its end-of-text token needs that token's "
+                "eos_id: give it, or choose pooling argmax or last"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +135,11 @@ class CLIPConfig:
         vision: the image tower.
         text: the text tower.
         embed_dim: width of the joint space.
+        visual_projection: whether a linear map takes images there; without one the
+            vision tower is as wide as the joint space (SigLIP).
+        text_projection_bias: whether the texts' linear map has a bias.
         logit_scale_init: initial logarithm of the logit scale.
+        logit_bias_init: initial logit bias of sigmoid models; None for softmax models.
         dtype: in which the forward pass computes.
         param_dtype: in which parameters are held.
     """
@@ -102,9 +147,19 @@ class CLIPConfig:
     vision: VisionConfig
     text: TextConfig
     embed_dim: int
+    visual_projection: bool = True
+    text_projection_bias: bool = False
     logit_scale_init: float = math.log(1 / 0.07)
+    logit_bias_init: float | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.visual_projection and self.vision.width != self.embed_dim:
+            raise UserError(
+                f"a vision tower of width {self.vision.width} needs a projection to "
+                f"the joint space of width {self.embed_dim}: set visual_projection"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,21 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kdjax.models.config import TextConfig, VisionConfig
-from kdjax.models.transformer import Trace, Transformer, linear, partitioned
-
-# The value that old Hugging Face configs carry, whatever their tokenizer's is.
-LEGACY_EOS_ID = 2
+from kdjax.models.transformer import (
+    Attention,
+    Mlp,
+    Trace,
+    Transformer,
+    linear,
+    partitioned,
+)
 
 
 class Pooled(NamedTuple):
     """Outputs of a tower.
 
     Attributes:
-        pooled: [B, W], the token that stands for the input, after the last norm.
+        pooled: [B, W], what stands for the input, after the last norm.
         tokens: [B, N, W], patches (without class token) or words, after the last norm.
         trace: hidden states and attention maps, when asked for.
     """
@@ -32,8 +36,38 @@ class Pooled(NamedTuple):
         return jnp.concatenate([self.pooled[:, None], self.tokens], axis=1)
 
 
+class AttentionPool(nnx.Module):
+    """A learnt query looks at all tokens, then an MLP (Zhai 2022, arXiv:2106.04560)."""
+
+    def __init__(
+        self, config: VisionConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
+        width = config.width
+        normal = nnx.initializers.normal(width**-0.5)
+        self.query = nnx.Param(
+            normal(rngs.params(), (width,), dtype=dtypes["param_dtype"])
+        )
+        self.attention = Attention(
+            width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
+        )
+        self.norm = nnx.LayerNorm(
+            width, epsilon=config.norm_epsilon, **dtypes, rngs=rngs
+        )
+        self.mlp = Mlp(
+            width, config.mlp_width, config.activation, dtypes=dtypes, rngs=rngs
+        )
+
+    def __call__(self, tokens: Float[Array, "B N W"]) -> Float[Array, "B W"]:
+        """Return one vector for all tokens."""
+        query = jnp.broadcast_to(
+            self.query.astype(tokens.dtype), (len(tokens), 1, tokens.shape[-1])
+        )
+        x, _ = self.attention(query, tokens)
+        return (x + self.mlp(self.norm(x)))[:, 0]
+
+
 class VisionTower(nnx.Module):
-    """A vision transformer with a class token (Dosovitskiy 2021, Radford 2021)."""
+    """A vision transformer (Dosovitskiy 2021, Radford 2021, Zhai 2023)."""
 
     def __init__(
         self, config: VisionConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
@@ -48,16 +82,27 @@ class VisionTower(nnx.Module):
             ("patch", "embed"),
             dtypes,
             rngs,
-            use_bias=False,
+            use_bias=config.patch_bias,
         )
-        self.class_embedding = nnx.Param(normal(rngs.params(), (width,), **param))
+        self.class_embedding = nnx.data(
+            nnx.Param(normal(rngs.params(), (width,), **param))
+            if config.class_token
+            else None
+        )
         self.position_embedding = nnx.Param(
-            normal(rngs.params(), (config.num_patches + 1, width), **param)
+            normal(rngs.params(), (config.num_positions, width), **param)
         )
         norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
-        self.pre_norm = nnx.LayerNorm(width, **norm)
+        self.pre_norm = nnx.data(
+            nnx.LayerNorm(width, **norm) if config.pre_norm else None
+        )
         self.transformer = Transformer(config, dtypes=dtypes, rngs=rngs)
         self.post_norm = nnx.LayerNorm(width, **norm)
+        self.pool = nnx.data(
+            AttentionPool(config, dtypes=dtypes, rngs=rngs)
+            if config.pooling == "attention"
+            else None
+        )
 
     def __call__(
         self,
@@ -72,24 +117,44 @@ class VisionTower(nnx.Module):
             raise ValueError(
                 f"images of shape {images.shape}; this tower takes {size} pixels a side"
             )
-        patches = self.patch_embedding(patchify(images, self.config.patch_size))
-        cls = jnp.broadcast_to(
-            self.class_embedding.astype(patches.dtype),
-            (len(patches), 1, self.config.width),
-        )
-        x = jnp.concatenate([cls, patches], axis=1)
-        x = self.pre_norm(x + self.position_embedding.astype(x.dtype))
+        x = self.patch_embedding(patchify(images, self.config.patch_size))
+        if self.class_embedding is not None:
+            cls = jnp.broadcast_to(
+                self.class_embedding.astype(x.dtype), (len(x), 1, self.config.width)
+            )
+            x = jnp.concatenate([cls, x], axis=1)
+        x = x + self.position_embedding.astype(x.dtype)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
         x, trace = self.transformer(x, hidden=hidden, attention=attention)
-        x = self.post_norm(x)
-        return Pooled(x[:, 0], x[:, 1:], trace)
+        normed = self.post_norm(x)
+        return Pooled(self._pooled(x, normed), self._patches(normed), trace)
+
+    def _patches(self, x: Float[Array, "B M W"]) -> Float[Array, "B N W"]:
+        return x[:, 1:] if self.config.class_token else x
+
+    def _pooled(
+        self, x: Float[Array, "B M W"], normed: Float[Array, "B M W"]
+    ) -> Float[Array, "B W"]:
+        if self.pool is not None:
+            return self.pool(normed)
+        if self.config.pooling == "class":
+            return normed[:, 0]
+        if self.config.norm_after_pooling:
+            return self.post_norm(self._patches(x).mean(1))
+        return self._patches(normed).mean(1)
 
 
 def patchify(
     images: Float[Array, "B H W C"], patch_size: int
 ) -> Float[Array, "B N PPC"]:
-    """Cut images into flattened patches, each in (row, column, channel) order."""
+    """Cut images into flattened patches, each in (row, column, channel) order.
+
+    As in a convolution, what does not fill a patch at the right and the bottom is left.
+    """
     batch, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
+    images = images[:, : rows * patch_size, : columns * patch_size]
     x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, rows * columns, patch_size**2 * channels
@@ -97,7 +162,7 @@ def patchify(
 
 
 class TextTower(nnx.Module):
-    """A causal text transformer pooled at the end-of-text token (Radford 2021)."""
+    """A text transformer (Radford 2021, Zhai 2023)."""
 
     def __init__(
         self, config: TextConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
@@ -139,17 +204,20 @@ class TextTower(nnx.Module):
             )
         x = self.token_embedding(input_ids)
         x = x + self.position_embedding[:length].astype(x.dtype)
-        mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        mask = None
+        if self.config.causal:
+            mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if attention_mask is not None:
-            mask = mask & attention_mask[:, None, None, :].astype(bool)
+            seen = attention_mask[:, None, None, :].astype(bool)
+            mask = seen if mask is None else mask & seen
         x, trace = self.transformer(x, mask)
         x = self.final_norm(x)
-        pooled = x[jnp.arange(len(x)), eos_position(input_ids, self.config.eos_id)]
-        return Pooled(pooled, x, trace)
+        return Pooled(x[jnp.arange(len(x)), self._place(input_ids)], x, trace)
 
-
-def eos_position(input_ids: Int[Array, "B L"], eos_id: int) -> Int[Array, " B"]:
-    """Return the first place of `eos_id` in each row, or of the largest id (legacy)."""
-    if eos_id == LEGACY_EOS_ID:
-        return jnp.argmax(input_ids, axis=-1)
-    return jnp.argmax(input_ids == eos_id, axis=-1)
+    def _place(self, input_ids: Int[Array, "B L"]) -> Int[Array, " B"]:
+        """Return which token of each text stands for it."""
+        if self.config.pooling == "last":
+            return jnp.full(len(input_ids), input_ids.shape[1] - 1)
+        if self.config.pooling == "argmax":
+            return jnp.argmax(input_ids, axis=-1)
+        return jnp.argmax(input_ids == self.config.eos_id, axis=-1)

@@ -1,5 +1,6 @@
 """The optimiser, from a frozen config."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +76,13 @@ def _scale_vision(updates: Any, rate: float) -> Any:
 
 
 def clamp_logit_scale(params: Any) -> Any:
-    """Keep a CLIP model's logit scale at no more than 100."""
+    """Keep a softmax model's logit scale at no more than 100.
 
-    def clamp(path: Any, value: jax.Array) -> jax.Array:
-        at_scale = getattr(path[-1], "key", None) == "logit_scale"
-        return value.clip(None, MAX_LOGIT_SCALE) if at_scale else value
-
-    return jax.tree_util.tree_map_with_path(clamp, params)
+    That of a sigmoid model, which has a logit bias too, is left to itself.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    clamped = {key: clamp_logit_scale(value) for key, value in params.items()}
+    if "logit_scale" in params and "logit_bias" not in params:
+        clamped["logit_scale"] = params["logit_scale"].clip(None, MAX_LOGIT_SCALE)
+    return clamped

@@ -1,12 +1,15 @@
 """What each token of a tower may see, and which one stands for the whole."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from models.sample import TEXT, VISION, drawn, images, normalised
 
-from kdjax.models.towers import TextTower, VisionTower, eos_position, patchify
+from kdjax.errors import UserError
+from kdjax.models.towers import TextTower, VisionTower, patchify
 
 DTYPES = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 IMAGES = normalised(images(np.random.default_rng(0), 2))
@@ -131,10 +134,59 @@ def test_words_after_the_end_and_shorter_batches_pool_the_same(text):
     np.testing.assert_allclose(read(text, IDS[:, :4]).pooled, expected, atol=1e-6)
 
 
-def test_the_old_id_two_means_the_largest_id():
-    ids = jnp.asarray([[2, 5, 19, 2, 0], [3, 19, 4, 19, 2]])
-    np.testing.assert_array_equal(eos_position(ids, 2), [2, 1])
-    np.testing.assert_array_equal(eos_position(ids, 4), [0, 2])
+@pytest.mark.parametrize(
+    ("pooling", "places"), [("argmax", [3, 2]), ("last", [5, 5]), ("eos", [1, 0])]
+)
+def test_a_text_is_pooled_where_its_config_says(pooling, places):
+    config = replace(TEXT, pooling=pooling, eos_id=7)
+    tower = drawn(lambda: TextTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+    ids = IDS.at[1, 0].set(7)
+    out = read(tower, ids)
+    np.testing.assert_array_equal(out.pooled, out.tokens[np.arange(2), places])
+
+
+def test_words_see_each_other_where_the_tower_is_not_causal():
+    config = replace(TEXT, causal=False)
+    tower = drawn(lambda: TextTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+    other = IDS.at[:, 5].set(11)
+    assert moved(read(tower, IDS).tokens, read(tower, other).tokens).all()
+    mask = jnp.array([[1, 1, 1, 1, 1, 0]] * 2)
+    masked = [read(tower, ids, mask).tokens for ids in (IDS, other)]
+    assert list(moved(*masked)) == [False] * 5 + [True]
+
+
+def test_a_mean_is_of_the_patches_and_normed_before_or_after():
+    plain = replace(VISION, pooling="mean")
+    for config in (plain, replace(plain, norm_after_pooling=True)):
+        tower = drawn(lambda: VisionTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))  # noqa: B023
+        out = tower(IMAGES, hidden=True)
+        patches = out.trace.hidden[-1][:, 1:]
+        expected = (
+            tower.post_norm(patches.mean(1))
+            if config.norm_after_pooling
+            else tower.post_norm(patches).mean(1)
+        )
+        np.testing.assert_allclose(out.pooled, expected, atol=1e-5)
+
+
+def test_what_does_not_fill_a_patch_is_not_seen():
+    config = replace(VISION, image_size=10)
+    tower = drawn(lambda: VisionTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+    images = jnp.pad(IMAGES, ((0, 0), (0, 2), (0, 2), (0, 0)))
+    other = images.at[:, 8:].set(3.0).at[:, :, 8:].set(-2.0)
+    np.testing.assert_array_equal(see(tower, images).pooled, see(tower, other).pooled)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "said"),
+    [
+        (VISION, {"class_token": False}, "without class token cannot be pooled at it"),
+        (TEXT, {"eos_id": None}, "needs that token's eos_id"),
+    ],
+)
+def test_a_tower_that_has_nothing_to_be_pooled_at_is_refused(config, changes, said):
+    with pytest.raises(UserError, match=said):
+        replace(config, **changes)
 
 
 def test_a_text_that_is_too_long_is_refused(text):

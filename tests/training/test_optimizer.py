@@ -160,3 +160,12 @@ def test_the_logit_scale_is_at_most_a_hundred(value):
     expected = {**params, "model": {**params["model"]}}
     expected["model"]["logit_scale"] = min(value, np.log(100))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), clamped, expected)
+
+
+def test_the_scale_of_a_sigmoid_model_is_left_to_itself():
+    softmax = {"logit_scale": jnp.float32(6.0)}
+    sigmoid = {**softmax, "logit_bias": jnp.float32(-10.0)}
+    kept = clamp_logit_scale({"model": sigmoid, "other": {"model": softmax}})
+    assert kept["model"] == sigmoid
+    expected = pytest.approx(np.log(100))
+    assert float(kept["other"]["model"]["logit_scale"]) == expected

@@ -1,0 +1,157 @@
+"""From a published checkpoint to a CLIP model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from kdjax.errors import UserError
+from kdjax.hub import ABOUT, find_model
+from kdjax.models import CLIP, CLIPConfig, abstract_of, graph_of
+from kdjax.parallel import parameter_shardings
+from kdjax.weights.files import MSGPACK, open_tensors, read_json
+from kdjax.weights.layouts import Layout, layout_of
+from kdjax.weights.rules import (
+    Path,
+    Place,
+    check_tensors,
+    leaf_of,
+    shapes_of_theirs,
+    to_ours,
+)
+
+# Tensors that old checkpoints hold and that say nothing.
+CONSTANT = ("position_ids", "attn_mask")
+POSITIONS: Path = ("vision", "position_embedding")
+
+
+def load_clip(
+    name_or_directory: str,
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    image_size: int | None = None,
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+) -> CLIP:
+    """Return a CLIP or SigLIP model from a directory or from the hub.
+
+    Read are Hugging Face's layout (safetensors, whole or sharded, or Flax msgpack) and
+    OpenCLIP's (safetensors). Only the config and the weights are needed.
+
+    Args:
+        name_or_directory: a local directory, one in a bucket, or a name on the hub.
+        dtype: in which the model computes.
+        param_dtype: in which its parameters are held.
+        image_size: side in pixels of the images that it will see; position embeddings
+            are interpolated where it is not the checkpoint's.
+        revision: branch, tag or commit on the hub.
+        mesh: where the parameters go, each device getting only its shards; None for
+            JAX's default device.
+
+    Raises:
+        UserError: a file is missing or damaged, the model is of another family, or the
+            weights do not fit the config.
+    """
+    path = _find(name_or_directory, revision)
+    layout, values = layout_of(path)
+    found = replace(
+        _read_config(path, layout, values), dtype=dtype, param_dtype=param_dtype
+    )
+    vision = replace(found.vision, image_size=image_size or found.vision.image_size)
+    config = replace(found, vision=vision)
+    abstract = nnx.to_pure_dict(abstract_of(CLIP, found))
+    rules = layout.rules(found)
+    place = _resized(_placing(config, mesh), found, config)
+    try:
+        with open_tensors(path, layout.stem) as tensors:
+            given = {
+                name: shape
+                for name, shape in tensors.shapes.items()
+                if name.rpartition(".")[2] not in CONSTANT
+            }
+            check_tensors(given, shapes_of_theirs(rules, abstract))
+            params = to_ours(tensors.read, rules, abstract, place)
+    except UserError as error:
+        raise UserError(f"{name_or_directory}: {error}") from error
+    return nnx.merge(graph_of(CLIP, config), params)
+
+
+def _find(name: str, revision: str | None) -> epath.Path:
+    """Return a model's directory; from the hub only those weights that will be read."""
+    path = find_model(name, ABOUT, revision)
+    layout, _ = layout_of(path)
+    weights = (f"{layout.stem}.safetensors", f"{layout.stem}-*.safetensors", MSGPACK)
+    for wanted in (weights[:2], weights[2:]):
+        if not any(p for pattern in weights for p in path.glob(pattern)):
+            path = find_model(name, (*ABOUT, *wanted), revision)
+    return path
+
+
+def _read_config(
+    path: epath.Path, layout: Layout, values: Mapping[str, Any]
+) -> CLIPConfig:
+    optional = path / "preprocessor_config.json"
+    preprocessor = read_json(optional) if optional.exists() else {}
+    try:
+        return layout.read(values, preprocessor)
+    except UserError as error:
+        raise UserError(f"{path / layout.config_file}: {error}") from error
+    # What a damaged config makes of the library's own is of many kinds.
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"{path / layout.config_file} cannot be understood ({said}): fetch it again"
+        ) from error
+
+
+def _placing(config: CLIPConfig, mesh: Mesh | None) -> Place:
+    """Return what puts a parameter on the mesh, or on the default device."""
+    if mesh is None:
+        return lambda path, value: jnp.asarray(value)
+    shardings = parameter_shardings(abstract_of(CLIP, config), mesh)
+
+    def place(path: Path, value: np.ndarray) -> jax.Array:
+        sharding = leaf_of(shardings, path)
+        return jax.make_array_from_callback(
+            value.shape, sharding, lambda index: value[index]
+        )
+
+    return place
+
+
+def _resized(place: Place, found: CLIPConfig, config: CLIPConfig) -> Place:
+    """Return `place` with position embeddings fitted to another image size."""
+    if found.vision.num_patches == config.vision.num_patches:
+        return place
+    sides = [c.vision.image_size // c.vision.patch_size for c in (found, config)]
+
+    def resize(path: Path, value: np.ndarray) -> jax.Array:
+        if path == POSITIONS:
+            kept = int(config.vision.class_token)
+            value = np.concatenate(
+                [value[:kept], resize_positions(value[kept:], sides[0], sides[1])]
+            )
+        return place(path, value)
+
+    return resize
+
+
+def resize_positions(
+    positions: Float[np.ndarray, "N W"], side: int, new_side: int
+) -> Float[np.ndarray, "M W"]:
+    """Return the position embeddings of another grid of patches, without class token.
+
+    Bicubic (Keys, a = -1/2) and antialiased, as OpenCLIP does.
+    """
+    grid = jnp.asarray(positions, jnp.float32).reshape(side, side, -1)
+    shape = (new_side, new_side, grid.shape[-1])
+    resized = jax.image.resize(grid, shape, "cubic", antialias=True)
+    return np.asarray(resized.reshape(new_side**2, -1), positions.dtype)
