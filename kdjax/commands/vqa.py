@@ -14,6 +14,7 @@ from kdjax.commands.common import (
     tokenizer_of,
 )
 from kdjax.commands.models import (
+    Compute,
     compute_of,
     open_model,
     save_vqa_model,
@@ -26,7 +27,7 @@ from kdjax.data.tokenizer import Tokenizer
 from kdjax.evaluation.answering import answer_questions, image_tokens
 from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
-from kdjax.models import Params, VQAConfig
+from kdjax.models import CLIPConfig, Params, VQAConfig
 from kdjax.models.config import to_dict
 from kdjax.training.tasks import VQATask
 
@@ -48,16 +49,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         )
         hold = False
     tokenizer = tokenizer_of(config.tokenizer, source)
-    model = VQAConfig(
-        vision=tower.config.vision,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        question_length=config.question_length,
-        num_answers=len(source.answers),
-        attention=compute.attention,
-        dtype=compute.dtype,
-        **config.head,
-    )
+    model = _model(config, tower.config, tokenizer, len(source.answers), compute)
     task = VQATask(model, frozen_tower=frozen)
 
     def warm_start(params: Params) -> Params:
@@ -117,6 +109,25 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         [{"question_id": key, "answer": answer} for key, answer in said.items()],
     )
     return {**results, "seconds": seconds}
+
+
+def _model(
+    config: ConfigDict,
+    tower: CLIPConfig,
+    tokenizer: Tokenizer,
+    num_answers: int,
+    compute: Compute,
+) -> VQAConfig:
+    return VQAConfig(
+        vision=tower.vision,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        question_length=config.question_length,
+        num_answers=num_answers,
+        attention=compute.attention,
+        dtype=compute.dtype,
+        **config.head,
+    )
 
 
 def _hold_tokens(

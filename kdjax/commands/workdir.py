@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import kdjax
 from kdjax.config import config_hash, differences, to_plain
 from kdjax.errors import UserError
+from kdjax.files import write_whole
 
 PACKAGES = (
     "kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
@@ -132,9 +133,8 @@ class Workdir:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(self.path / name)
+        text = json.dumps(content, indent=2) + "\n"
+        write_whole(self.path / name, text.encode())
 
     def read_json(self, name: str) -> Any | None:
         """Return a JSON file's content, or None when there is no such file.

@@ -12,6 +12,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from kdjax.files import write_whole
 from kdjax.study import figures
 from kdjax.study.result import RunRow, StudyResult
 from kdjax.study.summary import percent, signed, signed_interval, with_interval
@@ -26,17 +27,17 @@ def write_csv(rows: Sequence[RunRow], path: epath.Path) -> None:
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    _write(path, buffer.getvalue().encode())
+    write_whole(path, buffer.getvalue().encode())
 
 
 def save_figures(result: StudyResult, directory: epath.Path) -> None:
     """Write scatter.png, for a README."""
-    _write(directory / SCATTER, figures.to_png(figures.scatter, result))
+    write_whole(directory / SCATTER, figures.to_png(figures.scatter, result))
 
 
 def write_report(result: StudyResult, path: epath.Path) -> None:
     """Write the page."""
-    _write(path, render_report(result).encode())
+    write_whole(path, render_report(result).encode())
 
 
 def render_report(result: StudyResult) -> str:
@@ -68,9 +69,3 @@ def _data_url(image: UInt8[np.ndarray, "H W 3"]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from kdjax.errors import UserError
+from kdjax.files import write_whole
 
 Watch = Callable[[int, Mapping[str, float]], None]
 
@@ -70,9 +71,8 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Put what was logged on disk, atomically."""
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in self._lines))
-        partial.replace(self._path)
+        text = "".join(line + "\n" for line in self._lines)
+        write_whole(self._path, text.encode())
 
     def close(self) -> None:
         """Flush and end the event file."""

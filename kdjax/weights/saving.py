@@ -9,6 +9,7 @@ from etils import epath
 from flax import nnx
 
 from kdjax.errors import UserError
+from kdjax.files import write_whole
 from kdjax.models import CLIP, CLIPConfig
 from kdjax.weights.files import MSGPACK, to_flax
 from kdjax.weights.layouts import LAYOUTS, Layout, hugging_face_layout, write_config
@@ -40,13 +41,15 @@ def save_clip(
     path = epath.Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     if format == "msgpack":
-        _write(path / MSGPACK, _msgpack(tensors))
+        write_whole(path / MSGPACK, _msgpack(tensors))
     else:
         from safetensors.numpy import save
 
-        _write(path / f"{layout.stem}.safetensors", save(tensors, {"format": "pt"}))
-    for name, content in contents.items():
-        _write(path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(
+            path / f"{layout.stem}.safetensors", save(tensors, {"format": "pt"})
+        )
+    for name, values in contents.items():
+        write_whole(path / name, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _layout(config: CLIPConfig, format: str) -> Layout:
@@ -69,9 +72,3 @@ def _msgpack(tensors: Mapping[str, np.ndarray]) -> bytes:
 
     flat: dict[str, Any] = dict(to_flax(*item) for item in tensors.items())
     return msgpack_serialize(unflatten_dict(flat, sep="."))
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
