@@ -16,8 +16,9 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        # Orbax takes absolute paths only.
-        self._directory = (workdir / "checkpoints").resolve()
+        directory = workdir / "checkpoints"
+        # Orbax takes absolute paths only; those of buckets are, and would be broken.
+        self._directory = directory if "://" in str(workdir) else directory.resolve()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, iterator: Any) -> None:
