@@ -149,17 +149,26 @@ def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
     """Return the model's config for a tokenizer; a loaded model keeps its own.
 
     Raises:
-        UserError: the tokenizer does not end texts, and texts are pooled at their end.
+        UserError: the tokenizer does not end texts.
     """
-    if model.config.text.pooling != "last" and not tokenizer.ends_texts:
+    check_ends(model.config, tokenizer)
+    if model.params is not None:
+        return model.config
+    return with_vocabulary(model.config, tokenizer.vocab_size, tokenizer.eos_id)
+
+
+def check_ends(config: CLIPConfig, tokenizer: Tokenizer) -> None:
+    """Check that texts have the end at which a model reads them.
+
+    Raises:
+        UserError: the tokenizer does not end texts.
+    """
+    if config.text.pooling != "last" and not tokenizer.ends_texts:
         raise UserError(
             "the tokenizer does not put its eos_token after a text, and a CLIP model "
             "reads a text at that token: save the tokenizer with a post-processor that "
             "does"
         )
-    if model.params is not None:
-        return model.config
-    return with_vocabulary(model.config, tokenizer.vocab_size, tokenizer.eos_id)
 
 
 def save_model(

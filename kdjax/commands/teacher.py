@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from kdjax.commands.models import NamedModel
+from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
@@ -39,13 +39,15 @@ class Teacher:
         """Take a model that a config names, and put its weights on the mesh.
 
         Raises:
-            UserError: it is an architecture without weights.
+            UserError: it is an architecture without weights, or its tokenizer does
+                not end texts.
         """
         if model.tokenizer is None or model.params is None:
             raise UserError(
                 f"the teacher {name!r} has no weights: name a run, a directory or a "
                 "hub name"
             )
+        check_ends(model.config, model.tokenizer)
         self.config = model.config
         places = parameter_shardings(abstract_of(CLIP, model.config), mesh)
         self.params: Params = jax.device_put(model.params, places)

@@ -31,17 +31,18 @@ class Form(NamedTuple):
 
 SAME = Form(lambda x: [x], lambda x: x)
 TRANSPOSED = Form(lambda x: [x.T], lambda x: x.T)
-# Queries, keys and values in one tensor.
-FUSED = Form(lambda x: np.split(x, 3), lambda *parts: np.concatenate(parts))
-FUSED_TRANSPOSED = Form(
-    lambda x: [part.T for part in np.split(x, 3)],
-    lambda *parts: np.concatenate([part.T for part in parts]),
-)
-HALVES = Form(lambda x: np.split(x, 2), lambda *parts: np.concatenate(parts))
-HALVES_TRANSPOSED = Form(
-    lambda x: [part.T for part in np.split(x, 2)],
-    lambda *parts: np.concatenate([part.T for part in parts]),
-)
+
+
+def joined(count: int, *, transposed: bool = False) -> Form:
+    """Return the form of `count` parameters that are one tensor, by its first axis."""
+
+    def turn(x: np.ndarray) -> np.ndarray:
+        return x.T if transposed else x
+
+    return Form(
+        lambda x: [turn(part) for part in np.split(x, count)],
+        lambda *parts: np.concatenate([turn(part) for part in parts]),
+    )
 
 
 def wrapped(ones: int) -> Form:
@@ -105,12 +106,10 @@ def fused(theirs: str, ours: Path, parts: Sequence[str]) -> list[Rule]:
     """Return the rules of linear layers that are one there, `theirs` up to its end."""
     kernels = tuple((*ours, part, "kernel") for part in parts)
     biases = tuple((*ours, part, "bias") for part in parts)
-    three = len(parts) == 3
+    count = len(parts)
     return [
-        Rule(
-            f"{theirs}weight", kernels, FUSED_TRANSPOSED if three else HALVES_TRANSPOSED
-        ),
-        Rule(f"{theirs}bias", biases, FUSED if three else HALVES),
+        Rule(f"{theirs}weight", kernels, joined(count, transposed=True)),
+        Rule(f"{theirs}bias", biases, joined(count)),
     ]
 
 

@@ -1,5 +1,7 @@
 """What a config names becomes: a model, a dtype, a teacher, a refusal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tokenizers
@@ -9,10 +11,12 @@ from tokenizers import processors
 
 from kdjax.commands.models import compute_of, fit_vocabulary, open_model
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.config import load_config
 from kdjax.data.tokenizer import Tokenizer, train_tokenizer
 from kdjax.errors import UserError
+from kdjax.parallel import make_mesh
 
 
 def compute(reporter=None, **changes):
@@ -141,3 +145,7 @@ def test_a_tokenizer_that_does_not_end_texts_is_refused():
     assert fit_vocabulary(model, tokenizer).text.eos_id == 3
     with pytest.raises(UserError, match="does not put its eos_token after a text"):
         fit_vocabulary(model, endless)
+    teacher = replace(model, params={}, tokenizer=endless)
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    with pytest.raises(UserError, match="does not put its eos_token after a text"):
+        Teacher("mine", teacher, mesh)
