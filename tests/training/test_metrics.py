@@ -20,6 +20,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def written(tmp_path):
+    wandb.teardown()  # a process of its own writes; it has ended when this returns
     return [path.read_bytes() for path in tmp_path.glob("wandb/offline-*/*.wandb")]
 
 
