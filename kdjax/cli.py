@@ -18,6 +18,7 @@ HELP = {
     "vqa": "fine-tune a vision tower on questions, and score it",
     "eval": "score a finished run or a CLIP model",
     "study": "run a grid of all of these, and answer with statistics in a report",
+    "export": "write a model for other people's tools, with its card",
     "info": "show versions, devices, and what is registered",
 }
 EPILOG = """\
@@ -71,7 +72,17 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "info":
             continue
-        command.add_argument("--config", required=True, metavar="FILE[:argument]")
+        if name == "export":
+            command.add_argument(
+                "--checkpoint", required=True, metavar="RUN|DIR|NAME",
+                help="the workdir of a run, a directory or a name on the hub",
+            )  # fmt: skip
+            command.add_argument(
+                "--format", default="safetensors", metavar="FORMAT",
+                help="safetensors, msgpack, open_clip or stablehlo",
+            )  # fmt: skip
+        else:
+            command.add_argument("--config", required=True, metavar="FILE[:argument]")
         command.add_argument(
             "--workdir", required=True, metavar="DIR", help="may be a gs:// path"
         )
@@ -84,9 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for asked in (signal.SIGINT, signal.SIGTERM):
             signal.signal(asked, _stop)
+        if overrides and arguments.command in ("info", "export"):
+            raise UserError(
+                f"{overrides[0]!r} is not an option of kdjax {arguments.command}"
+            )
         if arguments.command == "info":
-            if overrides:
-                raise UserError(f"{overrides[0]!r} is not an option of kdjax info")
             from kdjax.commands.info import info
 
             print(info())
@@ -94,7 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _start()
         from kdjax.commands.run import describe
 
-        results = run(arguments.command, arguments.config, arguments.workdir, overrides)
+        if arguments.command == "export":
+            config = {"checkpoint": arguments.checkpoint, "format": arguments.format}
+        else:
+            config = arguments.config
+        results = run(arguments.command, config, arguments.workdir, overrides)
         if arguments.command != "study":
             print(f"{describe(results)}\n{arguments.workdir}")
         return 0
@@ -162,8 +179,9 @@ def run(
     """Run any command of the command line; return its results and its workdir.
 
     Args:
-        command: pretrain, distill, vqa, eval or study.
-        config: a `ConfigDict`, or FILE[:argument] as on the command line.
+        command: pretrain, distill, vqa, eval, study or export.
+        config: a `ConfigDict`, or FILE[:argument] as on the command line; for export a
+            mapping with the `checkpoint` and the `format`.
         workdir: where the run lives.
         overrides: such as "--config.seed=1", for a config that is a file.
         quiet: show no progress.
@@ -175,14 +193,23 @@ def run(
     from kdjax.commands.reporter import Reporter
     from kdjax.config import load_config
 
-    if command not in (*COMMANDS, "study"):
-        raise UserError(f"{command!r} is no command; there are {', '.join(EXAMPLES)}")
+    known = (*COMMANDS, "study", "export")
+    if command not in known:
+        raise UserError(f"{command!r} is no command; there are {', '.join(known)}")
     told = f"kdjax.run({command!r}, config, {workdir!r})"
     if isinstance(config, str):
         words = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
         told = shlex.join(["kdjax", *words])
         config = load_config(config, overrides)
     reporter = Reporter(quiet=quiet)
+    if command == "export":
+        from ml_collections import ConfigDict
+
+        from kdjax.commands.export import export
+        from kdjax.commands.schema import check_config
+
+        check_config(command, ConfigDict(config))
+        return {**export(config, workdir, reporter), "workdir": workdir}
     if command == "study":
         from kdjax.study.execute import run_study
 

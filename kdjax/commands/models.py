@@ -175,8 +175,8 @@ def save_model(
     config: CLIPConfig, params: Params, tokenizer: Tokenizer, workdir: epath.Path
 ) -> None:
     """Write a run's CLIP model in the hub's layout, with its tokenizer."""
-    save_clip(nnx.merge(graph_of(CLIP, config), params), workdir / MODEL)
-    tokenizer.save(workdir / MODEL)
+    clip = nnx.merge(graph_of(CLIP, config), params)
+    save_clip(clip, workdir / MODEL, tokenizer=tokenizer)
 
 
 def save_vqa_model(
@@ -191,7 +191,7 @@ def save_vqa_model(
     flat = flatten_dict(jax.device_get(params), sep="/")
     (directory / "vqa.safetensors").write_bytes(save(flat))
     (directory / "vqa.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save(directory)
+    tokenizer.save(directory, config["model"]["question_length"])
 
 
 def load_vqa_model(directory: epath.Path) -> tuple[dict[str, Any], Params, Tokenizer]:

@@ -54,4 +54,5 @@ def describe(results: dict[str, Any]) -> str:
     ]
     if "seconds" in results:
         parts.append(f"{results['steps']} steps in {clock(results['seconds'])}")
+    parts += results.get("files", [])
     return ", ".join(parts)

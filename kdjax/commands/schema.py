@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
+from kdjax.commands.export import EXPORTED
 from kdjax.commands.teacher import check_teacher_scale
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
@@ -148,6 +149,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "num_heads": COUNT,
         },
     },
+    "export": {"checkpoint": NAME, "format": Choice(EXPORTED)},
     "eval": {**DATA, **COMPUTE, "model": NAME},
     "study": {
         "title": ELSEWHERE,

@@ -66,12 +66,21 @@ class Tokenizer:
         """Whether a text's ids hold the token that ends it, as poolers expect."""
         return self.eos_id in self.backend.encode("a").ids
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write files from which `transformers.AutoTokenizer` opens the directory."""
+    def save(self, directory: str | os.PathLike[str], length: int) -> None:
+        """Write files from which `transformers.AutoTokenizer` opens the directory.
+
+        Args:
+            directory: local or in a bucket.
+            length: to which a text is cut or filled up by default.
+        """
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         special = dict(self.special_tokens)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": length,
+            **special,
+        }
         (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True))
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
         (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))

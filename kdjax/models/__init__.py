@@ -2,7 +2,7 @@
 
 from kdjax.models.clip import CLIP, CLIPOutput
 from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
-from kdjax.models.structure import Params, abstract_of, graph_of
+from kdjax.models.structure import Params, abstract_of, graph_of, parameter_counts
 from kdjax.models.vqa import VQAModel
 from kdjax.models.zoo import architecture, architecture_names
 
@@ -19,4 +19,5 @@ __all__ = [
     "architecture",
     "architecture_names",
     "graph_of",
+    "parameter_counts",
 ]

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
+from kdjax.models.clip import CLIP
 from kdjax.models.config import CLIPConfig, VQAConfig
 
 Model = Callable[..., nnx.Module]
@@ -29,3 +31,35 @@ def _structure(model: Model, config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     """Trace a module's construction, once for each config: it takes a while."""
     graph, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))
     return graph, state
+
+
+class ParameterCounts(NamedTuple):
+    """How many parameters a CLIP model has.
+
+    Attributes:
+        vision: of the image tower with its projection.
+        text: of the text tower with its projection.
+        token_embedding: of those, the vocabulary's.
+        total: with the scale and bias of the logits.
+    """
+
+    vision: int
+    text: int
+    token_embedding: int
+    total: int
+
+
+def parameter_counts(config: CLIPConfig) -> ParameterCounts:
+    """Return how many parameters the model of a config has."""
+    shapes = nnx.to_pure_dict(abstract_of(CLIP, config))
+
+    def count(*parts: str) -> int:
+        held = [shapes.get(part) for part in parts]
+        return sum(x.size for x in jax.tree.leaves(held))
+
+    return ParameterCounts(
+        vision=count("vision", "visual_projection"),
+        text=count("text", "text_projection"),
+        token_embedding=shapes["text"]["token_embedding"]["embedding"].size,
+        total=count(*shapes),
+    )

@@ -60,7 +60,7 @@ class AttentionPool(nnx.Module):
     def __call__(self, tokens: Float[Array, "B N W"]) -> Float[Array, "B W"]:
         """Return one vector for all tokens."""
         query = jnp.broadcast_to(
-            self.query.astype(tokens.dtype), (len(tokens), 1, tokens.shape[-1])
+            self.query.astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1])
         )
         x, _ = self.attention(query, tokens)
         return (x + self.mlp(self.norm(x)))[:, 0]
@@ -120,7 +120,7 @@ class VisionTower(nnx.Module):
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         if self.class_embedding is not None:
             cls = jnp.broadcast_to(
-                self.class_embedding.astype(x.dtype), (len(x), 1, self.config.width)
+                self.class_embedding.astype(x.dtype), (x.shape[0], 1, self.config.width)
             )
             x = jnp.concatenate([cls, x], axis=1)
         x = x + self.position_embedding.astype(x.dtype)

@@ -60,10 +60,19 @@ def _tiny(width: int, layers: int, patch: int) -> CLIPConfig:
 ARCHITECTURES: dict[str, CLIPConfig] = {
     # CLIP-KD's student (arXiv:2307.12732).
     "vit-t-16": _vit((192, 12, 3), (384, 12, 6), 16, 512),
-    "vit-s-16": _vit((384, 12, 6), (384, 12, 6), 16, 512),
+    # As OpenCLIP has them.
+    "vit-s-32": _vit((384, 12, 6), (384, 12, 6), 32, 384),
+    "vit-s-16": _vit((384, 12, 6), (384, 12, 6), 16, 384),
+    # TinyCLIP's students by manual inheritance (arXiv:2309.12314), named by the
+    # parameters that their image towers have.
+    "tinyclip-8m-16": _vit((256, 10, 4), (256, 3, 4), 16, 512),
+    "tinyclip-39m-16": _vit((512, 12, 8), (512, 6, 8), 16, 512),
+    "tinyclip-40m-32": _vit((512, 12, 8), (512, 6, 8), 32, 512),
+    "tinyclip-61m-32": _vit((640, 12, 10), (512, 9, 8), 32, 512),
     "vit-b-32": _vit((768, 12, 12), (512, 12, 8), 32, 512),
     "vit-b-16": _vit((768, 12, 12), (512, 12, 8), 16, 512),
     "vit-l-14": _vit((1024, 24, 16), (768, 12, 12), 14, 768),
+    # For the data sets that come with the package.
     "nano-16": _tiny(16, 1, 16),
     "tiny-16": _tiny(32, 2, 16),
     "tiny-8": _tiny(32, 2, 8),
@@ -85,7 +94,7 @@ def architecture(name: str) -> CLIPConfig:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    nearest = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1, cutoff=0.0)
     raise UserError(
         f"no architecture is called {name!r}; did you mean {nearest[0]!r}? "
         f"(registered: {', '.join(ARCHITECTURES)})"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -18,10 +18,23 @@ from kdjax.weights.rules import to_theirs
 FORMATS = ("safetensors", "msgpack", "open_clip")
 
 
+@runtime_checkable
+class Saves(Protocol):
+    """What writes its own files into a directory, such as a tokenizer."""
+
+    def save(self, directory: epath.Path, length: int) -> None:
+        """Write them; `length` is of the model's texts."""
+        ...
+
+
 def save_clip(
-    clip: CLIP, directory: epath.PathLike, *, format: str = "safetensors"
+    clip: CLIP,
+    directory: epath.PathLike,
+    *,
+    format: str = "safetensors",
+    tokenizer: Saves | None = None,
 ) -> None:
-    """Write a model's config and weights.
+    """Write a model's config and weights, and its tokenizer where one is given.
 
     Args:
         clip: the model.
@@ -29,12 +42,17 @@ def save_clip(
         format: "safetensors", which `transformers.CLIPModel.from_pretrained` (or
             `SiglipModel`) opens; "msgpack", the same layout with Flax weights; or
             "open_clip", which OpenCLIP opens as `local-dir:`.
+        tokenizer: of the model's texts, such as `load_processor(...).tokenizer`.
 
     Raises:
         UserError: an unknown format, or one in which the model cannot be written.
     """
-    layout = _layout(clip.config, format)
-    contents = write_config(clip.config, layout)
+    layout, contents = check_format(clip.config, format)
+    if tokenizer is not None and layout is LAYOUTS["open_clip"]:
+        # Without a name OpenCLIP takes OpenAI's tokenizer; in a local directory any
+        # name stands for the files that lie there.
+        text = contents[layout.config_file]["model_cfg"]["text_cfg"]
+        text["hf_tokenizer_name"] = epath.Path(directory).name or "tokenizer"
     tensors = dict(
         to_theirs(nnx.to_pure_dict(nnx.state(clip)), layout.rules(clip.config))
     )
@@ -50,6 +68,18 @@ def save_clip(
         )
     for name, values in contents.items():
         write_whole(path / name, (json.dumps(values, indent=2) + "\n").encode())
+    if tokenizer is not None:
+        tokenizer.save(path, clip.config.text.context_length)
+
+
+def check_format(config: CLIPConfig, format: str) -> tuple[Layout, dict[str, Any]]:
+    """Return the layout of a format, and the content of its config files by name.
+
+    Raises:
+        UserError: an unknown format, or one in which the model cannot be written.
+    """
+    layout = _layout(config, format)
+    return layout, write_config(config, layout)
 
 
 def _layout(config: CLIPConfig, format: str) -> Layout:

@@ -65,7 +65,7 @@ def clip_directory(tmp_path):
         "eos_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     }
-    Tokenizer(clip_style_backend(), special).save(tmp_path)
+    Tokenizer(clip_style_backend(), special).save(tmp_path, 77)
     return tmp_path
 
 
@@ -116,7 +116,7 @@ def test_a_vocabulary_without_words_is_refused():
 
 
 def test_a_saved_tokenizer_loads_as_itself(tmp_path):
-    SMALL.save(tmp_path / "new" / "folder")
+    SMALL.save(tmp_path / "new" / "folder", 8)
     loaded = load_tokenizer(tmp_path / "new" / "folder")
     assert (loaded.encode(TEXTS, 9) == SMALL.encode(TEXTS, 9)).all()
     assert loaded.special_tokens == SMALL.special_tokens
@@ -126,7 +126,7 @@ def test_a_saved_tokenizer_loads_as_itself(tmp_path):
 def test_transformers_opens_a_saved_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
-    SMALL.save(tmp_path)
+    SMALL.save(tmp_path, 8)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     ids = theirs(TEXTS, padding="max_length", max_length=9, truncation=True).input_ids
     assert ids == SMALL.encode(TEXTS, 9).tolist()

@@ -64,6 +64,7 @@ SIGLIP = {
     ),
 }  # fmt: skip
 OPEN_CLIP = (
+    "ViT-S-32", "ViT-S-16",
     "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14",
     "ViT-B-32-quickgelu", "ViT-L-14-quickgelu", "ViT-H-14-378-quickgelu",
     "ViT-L-14-CLIPA", "ViT-H-14-CLIPA", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2",

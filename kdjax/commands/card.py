@@ -1,0 +1,90 @@
+"""The card that goes with an exported model, for the hub and for people."""
+
+import json
+from typing import Any
+
+import jinja2
+from etils import epath
+
+from kdjax.commands.workdir import CONFIG, ENVIRONMENT, environment
+from kdjax.models import CLIPConfig, parameter_counts
+
+# Keys of a run's config that say how it was made, in the order of the card.
+MADE_BY = (
+    "teacher", "student", "model", "data", "objectives", "teacher_scale", "tokenizer",
+    "caption_length", "steps", "batch_size", "optimizer", "seed",
+)  # fmt: skip
+CARD = "README.md"
+PROGRAM = "image_tower.stablehlo"
+LIBRARIES = {
+    "safetensors": "transformers",
+    "msgpack": "transformers",
+    "open_clip": "open_clip",
+    "stablehlo": "jax",
+}
+
+
+def export_command(checkpoint: str, format: str) -> str:
+    """Return what makes an export; its card says it, so that it can be made again."""
+    return f"kdjax export --checkpoint={checkpoint} --format={format}"
+
+
+def model_card(
+    checkpoint: str,
+    format: str,
+    model: CLIPConfig,
+    run: epath.Path | None,
+    with_tokenizer: bool,
+) -> str:
+    """Return the README.md of an exported model.
+
+    Args:
+        checkpoint: that is exported.
+        format: that it is exported in.
+        model: its config.
+        run: that made it, whose config and results are told; None for another's.
+        with_tokenizer: whether its tokenizer lies beside it.
+    """
+    config = _read(run, CONFIG)
+    results = _read(run, "results.json")
+    scores = {
+        key.removesuffix("_accuracy").replace("_", " "): value
+        for key, value in results.items()
+        if key.endswith("_accuracy") and value is not None
+    }
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdjax.commands", ""),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    ).get_template("card.md.j2")
+    return template.render(
+        command=export_command(checkpoint, format),
+        checkpoint=checkpoint,
+        program=PROGRAM,
+        model=model,
+        counts=parameter_counts(model),
+        format=format,
+        library=LIBRARIES[format],
+        family="SigLIP" if model.logit_bias_init is not None else "CLIP",
+        config=config,
+        made_by={key: _told(config[key]) for key in MADE_BY if key in config},
+        scores=scores,
+        results=results,
+        environment=_read(run, ENVIRONMENT) or environment(),
+        with_tokenizer=with_tokenizer,
+    )
+
+
+def _read(run: epath.Path | None, name: str) -> dict[str, Any]:
+    path = None if run is None else run / name
+    return json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+
+def _told(value: Any) -> str:
+    """Return a config's value as a table's cell has it."""
+    if isinstance(value, dict):
+        told = [k if v == {} else f"{k} {_told(v)}" for k, v in value.items()]
+        return ", ".join(told)
+    return str(value).replace("|", "\\|")
