@@ -107,7 +107,8 @@ def test_a_revision_is_the_one_that_was_asked_for(folder, load, tmp_path):
 def test_pickles_alone_are_refused_and_not_downloaded(folder, load):
     (folder / "model.safetensors").unlink()
     with serving({NAME: {"main": folder}}) as hub:
-        assert "pytorch_model.bin" not in load(url=hub.url)
+        said = load(url=hub.url)
+        assert "only a pickle, such as pytorch_model.bin, which is neither" in said
         assert "pytorch_model.bin" not in {file for file, _ in hub.asked}
 
 

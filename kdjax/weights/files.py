@@ -59,12 +59,18 @@ def open_tensors(directory: epath.Path, stem: str) -> Iterator[Tensors]:
 def _nothing_to_read(directory: epath.Path, stem: str) -> str:
     wanted = f"{stem}.safetensors" + (f" or {MSGPACK}" if stem == STEMS[0] else "")
     pickles = sorted(p.name for pattern in PICKLES for p in directory.glob(pattern))
-    if not pickles:
-        return f"{directory} holds no weights: it needs {wanted}"
-    return (
-        f"{directory / pickles[0]} is not opened, because a pickle can run any code: "
+    convert = (
         f"convert it to {wanted}, where you trust it, with `safetensors.torch."
         "save_file(torch.load(FILE, weights_only=True), ...)`"
+    )
+    if pickles:
+        return (
+            f"{directory / pickles[0]} is not opened, because a pickle can run any "
+            f"code: {convert}"
+        )
+    return (
+        f"{directory} holds no weights: it needs {wanted}; if there is only a pickle, "
+        f"such as pytorch_model.bin, which is neither fetched nor opened, {convert}"
     )
 
 

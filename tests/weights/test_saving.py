@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
+from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.numpy import load_file
 from weights.golden_models import GOLDEN, name_the_timm_tower
 
@@ -111,3 +113,27 @@ def test_an_end_of_text_id_of_two_is_not_written_where_it_means_another():
     clip = CLIP(dataclasses.replace(tiny, text=text), rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match=r"text\.pooling 'eos'"):
         kdjax.save_clip(clip, "nowhere")
+
+
+class Bucket(MemoryFileSystem):
+    """What stands for a bucket here; paths go to it by the way of real ones."""
+
+    protocol = ("gcs", "gs")
+
+    def __init__(self, finalize_on_close: bool = True) -> None:
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+
+def test_a_directory_may_be_in_a_bucket(monkeypatch):
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
+    clip = kdjax.load_clip(str(GOLDEN / ANY))
+    kdjax.save_clip(clip, "gs://bucket/models/clip")
+    again = kdjax.load_clip("gs://bucket/models/clip")
+    same = jax.tree.map(np.array_equal, nnx.state(clip), nnx.state(again))
+    assert all(jax.tree.leaves(same))
+    with pytest.raises(UserError, match="gs://bucket/none"):
+        kdjax.load_clip("gs://bucket/none")
