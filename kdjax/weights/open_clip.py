@@ -49,6 +49,15 @@ TIMM_TOWERS = {
     "vit_so400m": (1152, 27, 16, 4304),
     "vit_giantopt": (1536, 40, 16, 6144),
 }
+# (name, patch size) -> the image sizes that timm has it for.
+TIMM_SIZES: dict[tuple[str, int], tuple[int, ...]] = {
+    ("vit_base", 16): (224, 256, 384, 512),
+    ("vit_base", 32): (256,),
+    ("vit_large", 16): (256, 384, 512),
+    ("vit_so400m", 14): (224, 378, 384),
+    ("vit_so400m", 16): (256, 384, 512),
+    ("vit_giantopt", 16): (256, 384),
+}
 # Those of them whose activation is the approximate one; the others' is exact.
 TIMM_TANH = re.compile(
     r"vit_(base_patch32_siglip_256|large_patch16_siglip_512|so400m_patch16_.*"
@@ -273,18 +282,8 @@ def _read_text(text: Values, quick: bool) -> TextConfig:
 def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the content of open_clip_config.json, and of no other file."""
     vision, text = config.vision, config.text
-    vision_cfg = {
-        "image_size": vision.image_size,
-        "patch_size": vision.patch_size,
-        "width": vision.width,
-        "layers": vision.layers,
-        "head_width": vision.width // vision.num_heads,
-        "mlp_ratio": _ratio(vision),
-        "pool_type": {"class": "tok"}.get(vision.pooling, "avg"),
-        "no_ln_pre": not vision.pre_norm,
-        "final_ln_after_pool": vision.norm_after_pooling,
-        **_write_tower(vision),
-    }
+    timm = vision.pooling == "attention"
+    vision_cfg = _write_timm(vision) if timm else _write_vision(vision)
     text_cfg = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
@@ -298,9 +297,11 @@ def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         **({"eos_id": text.eos_id} if text.pooling == "eos" else {}),
         **_write_tower(text),
     }
+    bias = config.logit_bias_init
     model = {
         "embed_dim": config.embed_dim,
         "quick_gelu": vision.activation == "quick_gelu",
+        **({} if bias is None else {"custom_text": True, "init_logit_bias": bias}),
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }
@@ -314,6 +315,45 @@ def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "fill_color": 0,
     }
     return {"model_cfg": model, "preprocess_cfg": preprocess}, {}
+
+
+def _write_vision(vision: VisionConfig) -> dict[str, Any]:
+    return {
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "width": vision.width,
+        "layers": vision.layers,
+        "head_width": vision.width // vision.num_heads,
+        "mlp_ratio": _ratio(vision),
+        "pool_type": {"class": "tok"}.get(vision.pooling, "avg"),
+        "no_ln_pre": not vision.pre_norm,
+        "final_ln_after_pool": vision.norm_after_pooling,
+        **_write_tower(vision),
+    }
+
+
+def _write_timm(vision: VisionConfig) -> dict[str, Any]:
+    """Return the words for a tower of timm, which a name says all of.
+
+    Raises:
+        UserError: timm has none of that size.
+    """
+    sizes = (vision.width, vision.layers, vision.num_heads, vision.mlp_width)
+    patch, side = vision.patch_size, vision.image_size
+    for tower, theirs in TIMM_TOWERS.items():
+        if sizes == theirs and side in TIMM_SIZES.get((tower, patch), ()):
+            return {
+                "image_size": side,
+                "timm_model_name": f"{tower}_patch{patch}_siglip_{side}",
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": "none",
+            }
+    raise UserError(
+        "OpenCLIP takes vision towers that pool by attention from timm, by name, and "
+        f"timm has none of width {vision.width} with {vision.layers} layers that sees "
+        f"{side} pixels in patches of {patch}: give another format"
+    )
 
 
 def _ratio(config: VisionConfig | TextConfig) -> float:

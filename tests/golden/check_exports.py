@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision_stub import open_clip
-from transformers import CLIPModel, SiglipModel
+from flax import nnx
+from make_open_clip import vit_test_patch6_siglip_24
+from torchvision_stub import open_clip, timm
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 import kdjax
+from kdjax.data.tokenizer import train_tokenizer
+from kdjax.models import CLIP, architecture
+from kdjax.models.zoo import with_vocabulary
+from kdjax.weights import open_clip as layout
 
 GOLDEN = Path(__file__).parent
 TOLERANCE = 1e-5
@@ -25,6 +31,7 @@ CASES = {
     "open_clip/gelu": ("open_clip", None),
     "open_clip/quick_gelu_wide_heads": ("open_clip", None),
     "open_clip/clipa": ("open_clip", None),
+    "open_clip/siglip_timm": ("open_clip", None),
 }
 
 
@@ -47,8 +54,33 @@ def embeds(model, golden: dict[str, np.ndarray], folder: Path) -> list[np.ndarra
         return [image.numpy(), opened.encode_text(ids, normalize=True).numpy()]
 
 
+def wrong_ids(format: str) -> int:
+    """Return how many ids of some texts the original reads unlike we do."""
+    texts = ["A red circle.", "a blue square left of a small red circle", ""]
+    tokenizer = train_tokenizer(texts)
+    config = with_vocabulary(architecture("nano-16"), tokenizer.vocab_size, 3)
+    length = config.text.context_length
+    with tempfile.TemporaryDirectory() as folder:
+        clip = CLIP(config, rngs=nnx.Rngs(0))
+        kdjax.save_clip(clip, folder, format=format, tokenizer=tokenizer)
+        if format == "open_clip":
+            theirs = open_clip.get_tokenizer(f"local-dir:{folder}")(texts).numpy()
+        else:
+            opened = AutoTokenizer.from_pretrained(folder)
+            theirs = opened(texts, padding="max_length", truncation=True)["input_ids"]
+    return int((np.array(theirs) != tokenizer.encode(texts, length)).sum())
+
+
 def main() -> int:
     wrong = 0
+    # The golden tower of timm is told of on both sides.
+    timm.models.register_model(vit_test_patch6_siglip_24)
+    layout.TIMM_TOWERS["vit_test"] = (28, 2, 4, 104)
+    layout.TIMM_SIZES["vit_test", 6] = (24,)
+    for format in ("safetensors", "open_clip"):
+        count = wrong_ids(format)
+        print(f"tokenizer with {format}: {count} ids differ")
+        wrong += count > 0
     for case, (format, model) in CASES.items():
         golden = dict(np.load(GOLDEN / case / "outputs.npz"))
         with tempfile.TemporaryDirectory() as folder:

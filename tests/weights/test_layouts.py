@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from weights.golden_models import GOLDEN
 
 from kdjax.models import CLIP, abstract_of
-from kdjax.weights.layouts import LAYOUTS
+from kdjax.weights.layouts import LAYOUTS, write_config
 from kdjax.weights.rules import shapes_of_theirs
 
 MANIFESTS = sorted((GOLDEN / "manifests").glob("*.json"))
@@ -43,6 +43,14 @@ def test_every_tensor_of_a_real_checkpoint_is_accounted_for(path):
     layout, config = layout_and_config(manifest["original"], manifest["config"])
     ours = nnx.to_pure_dict(abstract_of(CLIP, config))
     assert shapes_of_theirs(layout.rules(config), ours) == expand(manifest["tensors"])
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_the_config_of_a_real_checkpoint_can_be_written_again(path):
+    manifest = json.loads(path.read_text())
+    layout, config = layout_and_config(manifest["original"], manifest["config"])
+    # It raises where what is written would not be read as what was.
+    assert layout.config_file in write_config(config, layout)
 
 
 @settings(max_examples=60)
