@@ -16,6 +16,7 @@ from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.weights import load_clip, save_clip
+from kdjax.weights.layouts import hugging_face_layout, write_config
 
 MODEL = "model"
 
@@ -26,7 +27,8 @@ class NamedModel:
 
     Attributes:
         config: of the model.
-        params: its weights, or None for a fresh architecture.
+        params: its weights, or those of some of its parts; None for a fresh
+            architecture.
         tokenizer: its own, or None for a fresh architecture.
     """
 
@@ -169,6 +171,21 @@ def check_ends(config: CLIPConfig, tokenizer: Tokenizer) -> None:
             "reads a text at that token: save the tokenizer with a post-processor that "
             "does"
         )
+
+
+def check_written(config: CLIPConfig) -> None:
+    """Check, before it is trained, that a model can be written when it is.
+
+    Raises:
+        UserError: the hub's layout has no words for something of it.
+    """
+    try:
+        write_config(config, hugging_face_layout(config))
+    except UserError as error:
+        raise UserError(
+            f"the run could not write its model in the end ({error}): name another "
+            "student or teacher"
+        ) from error
 
 
 def save_model(

@@ -92,7 +92,7 @@ def inherit(teacher: CLIP, config: CLIPConfig, *, by: str) -> CLIP:
         value = _some_positions(path, value, teacher.config, config)
         value = _select(value, _axes(path), _groups(path, config), chosen)
         shape, dtype = wanted[path].shape, wanted[path].dtype
-        params[path] = jnp.asarray(value.reshape(shape), dtype)
+        params[path] = jnp.array(value.reshape(shape), dtype)
     return nnx.merge(graph_of(CLIP, config), unflatten_dict(params))
 
 
