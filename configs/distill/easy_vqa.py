@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "easy_vqa"})
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
+    config.inherit = "none"
+    config.text_tower = "own"
     config.teacher_outputs = "held"
     config.teacher_scale = "match_entropy"
     config.teacher_entropy = 1.8

@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     )
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
+    config.inherit = "none"
+    config.text_tower = "own"
     config.teacher_outputs = "computed"
     config.teacher_scale = "match_entropy"
     config.teacher_entropy = 2.5

@@ -16,10 +16,12 @@ from kdjax.commands.common import (
 from kdjax.commands.models import (
     compute_of,
     fit_vocabulary,
+    format_of,
     open_model,
     save_model,
 )
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.start import start
 from kdjax.commands.teacher import Teacher, calibrated_scale, hold_outputs
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
@@ -56,8 +58,12 @@ def _run(
         hold = config.teacher_outputs == "held"
         opened = open_model(teacher_name, workdir.path, compute)
         teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
+        student = start(
+            student, opened, by=config.inherit, text_tower=config.text_tower
+        )
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
+    format_of(student_config)  # it is refused now rather than in the end
     length = config.caption_length
     check_caption_length(length, student_config)
     tokenizers = {"student": (tokenizer, length)}

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from kdjax.commands.card import CARD, PROGRAM, export_command, model_card
-from kdjax.commands.models import MODEL, check_name, run_folder
+from kdjax.commands.models import MODEL, check_name, has_model, run_folder
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import folder_of
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -98,7 +98,7 @@ def _find(checkpoint: str, directory: epath.Path) -> tuple[epath.Path | None, st
             f"the run in {run} answers questions, which no other tool's format has "
             "words for: export the run that its tower is from"
         )
-    if not (run / MODEL / "config.json").exists():
+    if not has_model(run):
         raise UserError(f"the run in {run} has no model yet: let it finish")
     return run, str(run / MODEL)
 

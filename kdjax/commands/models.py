@@ -15,7 +15,7 @@ from kdjax.errors import UserError
 from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
-from kdjax.weights import load_clip, save_clip
+from kdjax.weights import check_format, load_clip, save_clip
 
 MODEL = "model"
 
@@ -26,7 +26,8 @@ class NamedModel:
 
     Attributes:
         config: of the model.
-        params: its weights, or None for a fresh architecture.
+        params: its weights, or those of some of its parts; None for a fresh
+            architecture.
         tokenizer: its own, or None for a fresh architecture.
     """
 
@@ -87,7 +88,7 @@ def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
     if path is None:
         check_name(name, workdir)
         return _load(name, compute)
-    if not (path / MODEL / "config.json").exists():
+    if not has_model(path):
         raise UserError(
             f"the run in {path} has no CLIP model in its folder {MODEL!r}: let it "
             "finish, or name the run of pretrain or distill"
@@ -171,12 +172,43 @@ def check_ends(config: CLIPConfig, tokenizer: Tokenizer) -> None:
         )
 
 
+def format_of(config: CLIPConfig) -> str:
+    """Return the format in which a run writes its model, which may be checked before.
+
+    Hugging Face's layout, or OpenCLIP's where that has no words for the model.
+
+    Raises:
+        UserError: neither has.
+    """
+    try:
+        check_format(config, "safetensors")
+        return "safetensors"
+    except UserError as error:
+        try:
+            check_format(config, "open_clip")
+            return "open_clip"
+        except UserError:
+            raise UserError(
+                f"the run could not write its model in the end ({error}): name "
+                "another student or teacher"
+            ) from error
+
+
 def save_model(
     config: CLIPConfig, params: Params, tokenizer: Tokenizer, workdir: epath.Path
 ) -> None:
-    """Write a run's CLIP model in the hub's layout, with its tokenizer."""
+    """Write a run's CLIP model in a layout of others, with its tokenizer."""
     clip = nnx.merge(graph_of(CLIP, config), params)
-    save_clip(clip, workdir / MODEL, tokenizer=tokenizer)
+    format = format_of(config)
+    save_clip(clip, workdir / MODEL, format=format, tokenizer=tokenizer)
+
+
+def has_model(run: epath.Path) -> bool:
+    """Return whether a run has written a CLIP model."""
+    return any(
+        (run / MODEL / name).exists()
+        for name in ("config.json", "open_clip_config.json")
+    )
 
 
 def save_vqa_model(

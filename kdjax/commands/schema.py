@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
+from kdjax.commands.start import check_inherit
 from kdjax.commands.teacher import check_teacher_scale
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
@@ -120,6 +121,7 @@ TRAINING = {
         "b2": FRACTION,
         "clip_norm": POSITIVE,
         "vision_rate": Number(),
+        "text_rate": Number(),
     },
     "log_every": COUNT,
     "wandb": ELSEWHERE,
@@ -132,6 +134,8 @@ SCHEMAS: Mapping[str, Schema] = {
         **CONTRASTIVE,
         "student": NAME,
         "teacher": NAME,
+        "inherit": Choice(("none", "index", "magnitude")),
+        "text_tower": Choice(("own", "teacher")),
         "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
@@ -184,8 +188,11 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "data" in config and "objectives" in config:
         expand(to_plain(config.objectives))
     trained = config.get("model", config.get("student"))
-    if "caption_length" in config and trained in ARCHITECTURES:
+    own_text = config.get("text_tower", "own") == "own"
+    if "caption_length" in config and own_text and trained in ARCHITECTURES:
         check_caption_length(config.caption_length, architecture(trained))
+    if "inherit" in config:
+        check_inherit(config.inherit, config.student)
     if "teacher_scale" in config:
         check_teacher_scale(config.teacher_scale)
     if "head" in config:

@@ -50,7 +50,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         hold = False
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower.config, tokenizer, len(source.answers), compute)
-    task = VQATask(model, frozen_tower=frozen)
+    task = VQATask(model)
 
     def warm_start(params: Params) -> Params:
         given = tower.params

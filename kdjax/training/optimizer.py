@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 # Parameters that are decayed: matrices, and nothing that scales or shifts.
 DECAYED = ("kernel", "embedding")
+TEXT = (["model", "text"], ["model", "text_projection"])
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford 2021, section 2.5)
 
 
@@ -25,6 +26,7 @@ class OptimizerConfig:
         b2: decay of the second moment.
         clip_norm: largest global norm of the gradient.
         vision_rate: factor on the learning rate of the vision tower; 0 freezes it.
+        text_rate: the same of the text tower and its projection.
     """
 
     learning_rate: float
@@ -33,6 +35,7 @@ class OptimizerConfig:
     b2: float
     clip_norm: float
     vision_rate: float = 1.0
+    text_rate: float = 1.0
 
 
 def learning_rate(
@@ -58,8 +61,20 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.scale_by_adam(b2=config.b2),
         optax.add_decayed_weights(config.weight_decay, mask=_decayed),
         optax.scale(-1.0),
-        optax.stateless(lambda updates, _: _scale_vision(updates, config.vision_rate)),
+        optax.stateless(lambda updates, _: _scale_towers(updates, config)),
     )
+
+
+def stop_frozen(params: Any, config: OptimizerConfig) -> Any:
+    """Return parameters of which those that stay as they are get no gradient.
+
+    So a frozen tower does not count in clipping, and nothing goes back through it.
+    """
+
+    def stop(path: Any, x: jax.Array) -> jax.Array:
+        return x if _factor(path, config) else jax.lax.stop_gradient(x)
+
+    return jax.tree_util.tree_map_with_path(stop, params)
 
 
 def _decayed(params: Any) -> Any:
@@ -68,11 +83,20 @@ def _decayed(params: Any) -> Any:
     )
 
 
-def _scale_vision(updates: Any, rate: float) -> Any:
+def _scale_towers(updates: Any, config: OptimizerConfig) -> Any:
     def scale(path: Any, update: jax.Array) -> jax.Array:
-        return update * rate if "vision" in {p.key for p in path} else update
+        return update * _factor(path, config)
 
     return jax.tree_util.tree_map_with_path(scale, updates)
+
+
+def _factor(path: Any, config: OptimizerConfig) -> float:
+    """Return the factor on the learning rate of the parameter at a path."""
+    keys = [part.key for part in path]
+    if "vision" in keys:
+        return config.vision_rate
+    # The objective has a head that is called text too.
+    return config.text_rate if keys[:2] in TEXT else 1.0
 
 
 def clamp_logit_scale(params: Any) -> Any:

@@ -19,6 +19,7 @@ from kdjax.training.optimizer import (
     clamp_logit_scale,
     learning_rate,
     make_optimizer,
+    stop_frozen,
 )
 from kdjax.training.tasks import Batch, Task
 
@@ -72,7 +73,8 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         state: TrainState, frozen: Params | None, batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
         def loss(params: Params) -> tuple[Array, dict[str, Array]]:
-            return task.loss(nnx.merge(graph, params), frozen, batch)
+            moving = stop_frozen(params, optimizer)
+            return task.loss(nnx.merge(graph, moving), frozen, batch)
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)

@@ -107,11 +107,9 @@ class VQATask:
 
     Attributes:
         model: the trained model.
-        frozen_tower: no gradient flows into the vision tower.
     """
 
     model: VQAConfig
-    frozen_tower: bool = False
 
     def init(self, rngs: nnx.Rngs) -> Trained:
         """Return the model."""
@@ -131,5 +129,4 @@ class VQATask:
         if "tokens" in batch:
             return batch["tokens"]
         images = preprocess(batch["image"], self.model.vision)
-        tokens = tower(images).all_tokens
-        return jax.lax.stop_gradient(tokens) if self.frozen_tower else tokens
+        return tower(images).all_tokens

@@ -1,7 +1,16 @@
 """How foreign checkpoints map to ours, and back."""
 
+from kdjax.weights.inherit import inherit, with_structure_of
 from kdjax.weights.loading import load_clip
 from kdjax.weights.saving import FORMATS, check_format, save_clip
 from kdjax.weights.stablehlo import image_tower_program
 
-__all__ = ["FORMATS", "check_format", "image_tower_program", "load_clip", "save_clip"]
+__all__ = [
+    "FORMATS",
+    "check_format",
+    "image_tower_program",
+    "inherit",
+    "load_clip",
+    "save_clip",
+    "with_structure_of",
+]

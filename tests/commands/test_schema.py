@@ -67,6 +67,17 @@ def test_what_cannot_be_is_refused(key, value, said):
         check_config("pretrain", config)
 
 
+def test_the_zoos_caption_length_is_not_that_of_the_teachers_text_tower():
+    config = config_of("distill")
+    config.caption_length = 77
+    with pytest.raises(
+        UserError, match="caption_length is 77; the model reads 1 to 40"
+    ):
+        check_config("distill", config)
+    config.text_tower = "teacher"
+    check_config("distill", config)
+
+
 def test_heads_that_do_not_share_the_width_are_refused():
     config = config_of("vqa")
     config.head.num_heads = 3

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from ml_collections import ConfigDict
 
+from kdjax.commands.schema import check_config
 from kdjax.config import load_config, to_plain
 from kdjax.errors import UserError
 from kdjax.study.grid import plan
@@ -80,6 +81,19 @@ def test_a_preset_can_be_named(config):
     config.objectives = ConfigDict({"released": "clip_kd_legacy"})
     students = [e for e in plan(config) if e.kind == "student"]
     assert {e.clip.config.objectives for e in students} == {"clip_kd_legacy"}
+
+
+def test_students_start_as_the_config_of_distill_says(config):
+    config.distill.inherit, config.distill.text_tower = "magnitude", "teacher"
+    config.distill.optimizer.text_rate = 0.0
+    for entry in plan(config):
+        if entry.kind == "student":
+            assert entry.clip.config.inherit == "magnitude"
+            assert entry.clip.config.text_tower == "teacher"
+            assert entry.clip.config.optimizer.text_rate == 0
+            check_config("distill", entry.clip.config)
+        elif entry.clip:
+            assert entry.clip.config.optimizer.text_rate == 1
 
 
 def test_a_study_of_nothing_is_refused(config):

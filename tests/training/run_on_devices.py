@@ -1,4 +1,6 @@
-"""Print the losses of a short distillation on a mesh of simulated devices.
+"""Print the losses of short distillations on a mesh of simulated devices.
+
+One learns both towers, and the other has a frozen text tower.
 
 Usage: python run_on_devices.py DEVICES DATA FSDP TENSOR
 """
@@ -6,6 +8,8 @@ Usage: python run_on_devices.py DEVICES DATA FSDP TENSOR
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 DEVICES, *SIZES = map(int, sys.argv[1:])
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
@@ -24,29 +28,42 @@ from kdjax.training.tasks import ContrastiveTask  # noqa: E402
 STEPS, BATCH = 6, 16
 
 
-def main() -> None:
-    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), SIZES, strict=True)))
-    clip = architecture("tiny-16")
-    objectives = expand("clip_kd")
-    named = tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
-    task = ContrastiveTask(clip, clip, named)
-    optimizer = OptimizerConfig(
-        learning_rate=1e-3, weight_decay=0.1, warmup=0.2, b2=0.98, clip_norm=1.0
-    )
-    program = build_program(task, optimizer, mesh)
-    teacher = nnx.to_pure_dict(nnx.state(CLIP(clip, rngs=nnx.Rngs(7))))
-    places = parameter_shardings(abstract_of(CLIP, clip), mesh)
-    frozen = jax.device_put(teacher, places)
-    state = program.init(0, STEPS)
+CLIP_CONFIG = architecture("tiny-16")
+
+
+def batches() -> Iterator[Any]:
     rng = np.random.default_rng(0)
-    losses = []
     for _ in range(STEPS):
         ids = rng.integers(4, 200, (BATCH, 24), np.int32)
-        ids[:, 9] = clip.text.eos_id
+        ids[:, 9] = CLIP_CONFIG.text.eos_id
         image = rng.integers(0, 256, (BATCH, 64, 64, 3), np.uint8)
-        batch = {"image": image, "text": {"student": ids, "teacher": ids}}
-        state, metrics = program.step(state, frozen, to_global(batch, mesh))
-        losses.append(float(metrics["loss"]))
+        yield {"image": image, "text": {"student": ids, "teacher": ids}}
+
+
+def main() -> None:
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), SIZES, strict=True)))
+    objectives = expand("clip_kd")
+    named = tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
+    task = ContrastiveTask(CLIP_CONFIG, CLIP_CONFIG, named)
+    teacher = nnx.to_pure_dict(nnx.state(CLIP(CLIP_CONFIG, rngs=nnx.Rngs(7))))
+    places = parameter_shardings(abstract_of(CLIP, CLIP_CONFIG), mesh)
+    frozen = jax.device_put(teacher, places)
+    losses = {}
+    for text_rate in (1.0, 0.0):
+        optimizer = OptimizerConfig(
+            learning_rate=1e-3,
+            weight_decay=0.1,
+            warmup=0.2,
+            b2=0.98,
+            clip_norm=1.0,
+            text_rate=text_rate,
+        )
+        program = build_program(task, optimizer, mesh)
+        state, found = program.init(0, STEPS), []
+        for batch in batches():
+            state, metrics = program.step(state, frozen, to_global(batch, mesh))
+            found.append(float(metrics["loss"]))
+        losses["learning" if text_rate else "frozen"] = found
     kernel = state.params["model"]["vision"]["transformer"]["blocks"]["mlp"]["up"]
     print(
         json.dumps({"losses": losses, "shards": list(kernel["kernel"].sharding.spec)})

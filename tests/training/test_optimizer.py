@@ -17,6 +17,7 @@ from kdjax.training.optimizer import (
     clamp_logit_scale,
     learning_rate,
     make_optimizer,
+    stop_frozen,
 )
 from kdjax.training.tasks import ContrastiveTask, VQATask
 
@@ -131,6 +132,37 @@ def test_the_vision_rate_scales_the_vision_tower_alone(params, factor):
     for path, update in updates(params, gradients, vision_rate=factor).items():
         expected = plain[path] * (factor if "vision" in path else 1)
         np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
+def test_the_text_rate_scales_the_text_tower_and_its_projection_alone(params, factor):
+    """And not the objective's head for texts."""
+    gradients = like(params, 0.5)
+    plain = updates(params, gradients)
+    for path, update in updates(params, gradients, text_rate=factor).items():
+        ours = path[:2] in {("model", "text"), ("model", "text_projection")}
+        np.testing.assert_allclose(update, plain[path] * (factor if ours else 1), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rates", "stopped"),
+    [
+        ({}, ()),
+        ({"text_rate": 0.0}, ("text", "text_projection")),
+        ({"vision_rate": 0.0}, ("vision",)),
+        ({"vision_rate": 0.0, "text_rate": 0.0}, ("vision", "text", "text_projection")),
+    ],
+)
+def test_what_stays_gets_no_gradient(params, rates, stopped):
+    config = replace(CONFIG, **rates)
+
+    def total(params):
+        return sum(x.sum() for x in jax.tree.leaves(stop_frozen(params, config)))
+
+    gradients = traverse_util.flatten_dict(jax.jit(jax.grad(total))(params))
+    for path, gradient in gradients.items():
+        stays = path[0] == "model" and path[1] in stopped
+        np.testing.assert_array_equal(gradient, 0 if stays else 1)
 
 
 def test_gradients_are_clipped_by_their_global_norm():

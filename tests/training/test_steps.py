@@ -117,6 +117,18 @@ def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
             np.testing.assert_allclose(x, expected.params[name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_tower_stays_and_does_not_count_in_the_norm(mesh, batch):
+    program = build_program(Regression(), replace(CONFIG, vision_rate=0.0), mesh)
+    state = program.init(0, STEPS)
+    start = flat(state.params)
+    _, gradients = by_hand(start, batch)
+    state, metrics = program.step(state, FROZEN, to_global(batch, mesh))
+    moved = {name: x for name, x in gradients.items() if "head" in name}
+    assert float(metrics["grad_norm"]) == pytest.approx(oracle.norm(moved), rel=1e-4)
+    for name, x in flat(state.params).items():
+        assert (x == start[name]).all() == ("vision" in name)
+
+
 class Sharp(nnx.Module):
     """A logit scale that starts just below its limit."""
 
