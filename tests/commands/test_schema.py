@@ -13,6 +13,8 @@ CONFIGS = sorted(Path("configs").glob("*/*.py"))
 
 
 def config_of(command):
+    if command == "export":
+        return ConfigDict({"checkpoint": "runs/mine", "format": "safetensors"})
     name = "quickstart" if command == "study" else "easy_vqa"
     return load_config(f"configs/{command}/{name}.py")
 

@@ -153,8 +153,9 @@ def sigmoid_teacher(folder):
         **{"embed_dim": 32, "visual_projection": False, "text_projection_bias": True},
         logit_bias_init=-10.0,
     )
-    save_clip(drawn(lambda: CLIP(config, rngs=nnx.Rngs(0))), folder)
-    train_tokenizer(["is there a red circle on green ?"]).save(folder)
+    tokenizer = train_tokenizer(["is there a red circle on green ?"])
+    clip = drawn(lambda: CLIP(config, rngs=nnx.Rngs(0)))
+    save_clip(clip, folder, tokenizer=tokenizer)
 
 
 def test_a_student_inherits_from_a_siglip(folder):
