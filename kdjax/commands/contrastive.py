@@ -52,12 +52,13 @@ def _run(
 ) -> dict[str, Any]:
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    student = open_model(student_name, workdir.path, compute)
+    mesh = make_mesh(dict(config.mesh))
+    student = open_model(student_name, workdir.path, compute, mesh)
     teacher, hold = None, False
     if teacher_name is not None:
         hold = config.teacher_outputs == "held"
-        opened = open_model(teacher_name, workdir.path, compute)
-        teacher = Teacher(teacher_name, opened, make_mesh(dict(config.mesh)))
+        opened = open_model(teacher_name, workdir.path, compute, mesh)
+        teacher = Teacher(teacher_name, opened)
         student = start(
             student, opened, by=config.inherit, text_tower=config.text_tower
         )

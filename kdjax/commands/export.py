@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from kdjax.commands.card import CARD, PROGRAM, export_command, model_card
-from kdjax.commands.models import MODEL, check_name, has_model, run_folder
+from kdjax.commands.models import MODEL, check_name, has_model, run_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import folder_of
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -88,8 +88,7 @@ def _find(checkpoint: str, directory: epath.Path) -> tuple[epath.Path | None, st
             f"{checkpoint!r} is an architecture without weights: name a run, a "
             "directory or a hub name"
         )
-    inside = epath.Path(checkpoint)
-    run = run_folder(str(inside.parent if inside.name == MODEL else inside), directory)
+    run = run_of(checkpoint, directory)
     if run is None:
         check_name(checkpoint, directory)
         return None, checkpoint

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.reporter import Reporter
@@ -73,7 +74,9 @@ def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
     return Compute(dtype, attention)
 
 
-def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
+def open_model(
+    name: str, workdir: epath.Path, compute: Compute, mesh: Mesh | None = None
+) -> NamedModel:
     """Return the model that a config names.
 
     Args:
@@ -81,19 +84,20 @@ def open_model(name: str, workdir: epath.Path, compute: Compute) -> NamedModel:
             stands, or beside `workdir`), a directory in the hub's layout, a hub name.
         workdir: of the run that asks.
         compute: how the model computes.
+        mesh: where its weights go; None for the default device.
     """
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
     path = run_folder(name, workdir)
     if path is None:
         check_name(name, workdir)
-        return _load(name, compute)
+        return _load(name, compute, mesh)
     if not has_model(path):
         raise UserError(
             f"the run in {path} has no CLIP model in its folder {MODEL!r}: let it "
             "finish, or name the run of pretrain or distill"
         )
-    return _load(str(path / MODEL), compute)
+    return _load(str(path / MODEL), compute, mesh)
 
 
 def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
@@ -109,7 +113,7 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
     return None
 
 
-def _run_of(name: str, workdir: epath.Path) -> epath.Path | None:
+def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
     """Return the run that a config names by its workdir or by its model's folder."""
     inside = epath.Path(name)
     return run_folder(str(inside.parent if inside.name == MODEL else name), workdir)
@@ -120,7 +124,7 @@ def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     found = {}
     for key in ("model", "student", "teacher", "tower"):
         name = config.get(key)
-        path = _run_of(name, workdir) if isinstance(name, str) else None
+        path = run_of(name, workdir) if isinstance(name, str) else None
         if path is not None and (path / "results.json").exists():
             results = json.loads((path / "results.json").read_text())
             found[key] = {k: results.get(k) for k in ("run", "steps")}
@@ -140,8 +144,8 @@ def check_name(name: str, workdir: epath.Path) -> None:
         architecture(name)
 
 
-def _load(directory: str, compute: Compute) -> NamedModel:
-    clip = load_clip(directory)
+def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
+    clip = load_clip(directory, mesh=mesh)
     params = nnx.to_pure_dict(nnx.state(clip))
     return NamedModel(compute.of(clip.config), params, load_tokenizer(directory))
 

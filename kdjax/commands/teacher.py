@@ -5,9 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -16,9 +14,8 @@ from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.embedding import embed_images, embed_texts
-from kdjax.models import CLIP, Params, abstract_of
+from kdjax.models import Params
 from kdjax.objectives import match_entropy
-from kdjax.parallel import parameter_shardings
 
 # Batches of held-out pairs whose entropy is matched.
 CALIBRATION_BATCHES = 8
@@ -35,8 +32,8 @@ class Teacher:
         tokenizer: of its texts.
     """
 
-    def __init__(self, name: str, model: NamedModel, mesh: Mesh) -> None:
-        """Take a model that a config names, and put its weights on the mesh.
+    def __init__(self, name: str, model: NamedModel) -> None:
+        """Take a model that a config names.
 
         Raises:
             UserError: it is an architecture without weights, or its tokenizer does
@@ -49,8 +46,7 @@ class Teacher:
             )
         check_ends(model.config, model.tokenizer)
         self.config = model.config
-        places = parameter_shardings(abstract_of(CLIP, model.config), mesh)
-        self.params: Params = jax.device_put(model.params, places)
+        self.params: Params = model.params
         self.tokenizer: Tokenizer = model.tokenizer
 
     @property

@@ -16,7 +16,6 @@ from kdjax.commands.workdir import Workdir
 from kdjax.config import load_config
 from kdjax.data.tokenizer import Tokenizer, train_tokenizer
 from kdjax.errors import UserError
-from kdjax.parallel import make_mesh
 
 
 def compute(reporter=None, **changes):
@@ -146,6 +145,5 @@ def test_a_tokenizer_that_does_not_end_texts_is_refused():
     with pytest.raises(UserError, match="does not put its eos_token after a text"):
         fit_vocabulary(model, endless)
     teacher = replace(model, params={}, tokenizer=endless)
-    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     with pytest.raises(UserError, match="does not put its eos_token after a text"):
-        Teacher("mine", teacher, mesh)
+        Teacher("mine", teacher)
