@@ -134,10 +134,35 @@ def l2_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 def preprocess(
     images: UInt8[Array, "B H W 3"], config: VisionConfig
 ) -> Float[Array, "B S S 3"]:
-    """Turn a batch's uint8 images into a tower's own size and normalisation."""
-    x = images.astype(jnp.float32) / 255
-    size = config.image_size
-    if images.shape[1:3] != (size, size):
-        x = jax.image.resize(x, (len(x), size, size, 3), "cubic", antialias=True)
-        x = jnp.clip(x, 0, 1)
-    return (x - jnp.asarray(config.mean)) / jnp.asarray(config.std)
+    """Turn a batch's uint8 images into a tower's own size and normalisation.
+
+    Sizes, crop and rounding are those of `transformers`, which resizes with Pillow: the
+    rows, then the columns, each time to whole numbers. Where rounding is close, a value
+    is the next of the 256. Pillow itself starts with the columns where that is quicker,
+    as for some portraits that are squashed; then a value can be 3 off.
+    """
+    x = images.astype(jnp.float32)
+    if images.shape[1:3] != (config.image_size, config.image_size):
+        x = _resized(x, config)
+    return (x / 255 - jnp.asarray(config.mean)) / jnp.asarray(config.std)
+
+
+def _resized(
+    x: Float[Array, "B H W 3"], config: VisionConfig
+) -> Float[Array, "B S S 3"]:
+    """Resize images to a square; of what would be cut off nothing is computed."""
+    size, short = config.image_size, min(x.shape[1:3])
+    for axis in (2, 1):
+        side = x.shape[axis]
+        new = size if config.resize == "squash" else int(size * side / short)
+        x = jax.image.scale_and_translate(
+            x,
+            (*x.shape[:axis], size, *x.shape[axis + 1 :]),
+            (axis,),
+            scale=jnp.array([new / side]),
+            translation=jnp.array([-float((new - size) // 2)]),
+            method="cubic" if config.interpolation == "bicubic" else "linear",
+            antialias=True,
+        )
+        x = jnp.clip(jnp.floor(x + 0.5), 0, 255)
+    return x
