@@ -1,7 +1,8 @@
 """Models by directory or by name on the Hugging Face hub."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
@@ -76,15 +77,15 @@ def family_of(directory: epath.Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def import_transformers() -> Any:
-    """Return the module `transformers`, without its advice to install PyTorch."""
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Let `transformers` be imported without its advice to install PyTorch."""
     before = os.environ.get(NO_ADVICE)
     os.environ[NO_ADVICE] = "1"
     try:
-        import transformers
+        yield
     finally:
         if before is None:
             del os.environ[NO_ADVICE]
         else:
             os.environ[NO_ADVICE] = before
-    return transformers

@@ -145,10 +145,15 @@ def read_hugging_face(values: Values, family: Family) -> Preprocessing:
     Raises:
         UserError: it says what cannot be expressed here.
     """
-    given = {key: value for key, value in values.items() if value is not None}
+    # As there, a switch that is null is off, and anything else is left out.
+    given = {
+        key: value
+        for key, value in values.items()
+        if value is not None or key.startswith("do_")
+    }
     found = {**DEFAULTS[_kind(given, family)], **given}
     for key, needed in NEEDED.items():
-        if found.get(key, needed) != needed:
+        if bool(found.get(key, needed)) != needed:
             raise UserError(f"{key} is {found[key]!r}; only {needed!r} is understood")
     if not math.isclose(found["rescale_factor"], 1 / 255):
         raise UserError(

@@ -18,9 +18,10 @@ RESAMPLING = {
 def open_image(file: str | os.PathLike[str] | bytes) -> Image.Image:
     """Return an image file upright and in RGB, as `load_image` of `transformers`.
 
-    It is turned by its EXIF orientation. What is transparent shows the colours that lie
-    beneath, since alpha is dropped; of more than one frame the first is taken; 16-bit
-    greys above 255 are white.
+    It is turned by its EXIF orientation. Alpha is dropped, so that the colours beneath
+    are seen; of more than one frame the first is taken; 16-bit greys above 255 are
+    white. A colour that a file names as transparent stays in `info`, by which an image
+    processor makes it white.
 
     Args:
         file: a path, local or in a bucket, or the content.
@@ -33,8 +34,9 @@ def open_image(file: str | os.PathLike[str] | bytes) -> Image.Image:
         content = file if isinstance(file, bytes) else epath.Path(file).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             upright = ImageOps.exif_transpose(image)
-        # Pillow warns that it drops transparency, which is what is wanted.
-        upright.info.pop("transparency", None)
+        # Pillow drops these with a warning.
+        if isinstance(upright.info.get("transparency"), bytes):
+            del upright.info["transparency"]
         return upright.convert("RGB")
     except FileNotFoundError as error:
         raise UserError(f"the image {named} is missing; check its name") from error

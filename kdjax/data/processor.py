@@ -6,7 +6,7 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from etils import epath
@@ -16,7 +16,7 @@ from PIL import Image
 from kdjax.data.images import RESAMPLING, open_clip_square, open_image
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
-from kdjax.hub import family_of, find_model, import_transformers
+from kdjax.hub import family_of, find_model, without_advice
 from kdjax.preprocessing import (
     Preprocessing,
     hugging_face_default,
@@ -26,6 +26,7 @@ from kdjax.preprocessing import (
     square_side,
 )
 
+One: TypeAlias = str | bytes | os.PathLike | Image.Image
 CONTEXT_LENGTH = {"clip": 77, "siglip": 64, "open_clip": 77}
 
 
@@ -36,39 +37,42 @@ class Processor(Preprocessing):
     Attributes:
         tokenizer: of the model's texts.
         context_length: of a text in tokens, to which it is cut or padded.
+        composite: whether what is transparent is laid on white; else alpha is dropped.
         original: whose pixels and ids these are. OpenCLIP converts colours after
             resizing, may cut a pixel beside, and reads HTML entities in texts.
     """
 
     tokenizer: Tokenizer
     context_length: int
+    composite: bool = True
     original: Literal["transformers", "open_clip"] = "transformers"
 
     def images(
-        self,
-        images: Sequence[str | os.PathLike[str] | bytes | Image.Image | np.ndarray],
+        self, images: One | Sequence[One | np.ndarray] | np.ndarray
     ) -> Float32[np.ndarray, "B S S 3"]:
         """Return normalised pixels.
 
         Args:
             images: files (see `open_image`), PIL images, which are taken as the
-                original takes them, or uint8 arrays [H, W, 3].
+                original takes them, or uint8 arrays [H, W, 3]; many or one.
 
         Raises:
             UserError: a file cannot be read, or an array is no such image.
         """
-        one = isinstance(images, str | bytes | os.PathLike | Image.Image)
-        opened = [_as_pil(image) for image in ([images] if one else images)]
+        given: Any = [images] if isinstance(images, One) else images
+        opened = [_as_pil(image) for image in given]
         if self.original == "open_clip":
             cut = self.image_size, self.interpolation, self.resize
             opened = [open_clip_square(image, *cut) for image in opened]
+        if not self.composite:
+            opened = [image.convert("RGB") for image in opened]
         pixels = np.empty((len(opened), *(self.image_size,) * 2, 3), np.float32)
         for row, image in enumerate(opened):
             (channels,) = self._theirs(image)["pixel_values"]
             pixels[row] = channels.transpose(1, 2, 0)
         return pixels
 
-    def texts(self, texts: Sequence[str]) -> Int32[np.ndarray, "B L"]:
+    def texts(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "B L"]:
         """Return ids, each text cut and padded to `context_length`."""
         given = [texts] if isinstance(texts, str) else texts
         if self.original == "open_clip":
@@ -81,13 +85,17 @@ class Processor(Preprocessing):
         """The image processor of `transformers` with these settings."""
         side, shortest = self.image_size, self.resize == "shortest"
         square = {"height": side, "width": side}
-        return import_transformers().CLIPImageProcessorPil(
+        with without_advice():
+            from transformers import CLIPImageProcessorPil
+
+        return CLIPImageProcessorPil(
             size={"shortest_edge": side} if shortest else square,
             crop_size=square,
             do_center_crop=shortest,
             resample=RESAMPLING[self.interpolation],
             image_mean=list(self.mean),
             image_std=list(self.std),
+            do_convert_rgb=self.composite,
         )
 
 
@@ -122,10 +130,11 @@ def load_processor(
     path = find_model(os.fspath(name_or_directory), revision=revision)
     family, values = family_of(path)
     try:
-        if family == "open_clip":
-            images, length = _of_open_clip(values)
-        else:
-            images, length = _of_hugging_face(path, family, values)
+        found = (
+            _of_open_clip(values)
+            if family == "open_clip"
+            else _of_hugging_face(path, family, values)
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     # What a damaged config makes of it is of many kinds.
@@ -133,34 +142,41 @@ def load_processor(
         raise UserError(
             f"the configs in {path} cannot be understood ({error}): fetch them again"
         ) from error
-    return Processor(
-        **dataclasses.asdict(images),
-        tokenizer=load_tokenizer(str(path)),
-        context_length=length,
-        original="open_clip" if family == "open_clip" else "transformers",
-    )
+    return Processor(**found, tokenizer=load_tokenizer(str(path)))
 
 
 def _of_hugging_face(
     path: epath.Path, family: Any, values: Mapping[str, Any]
-) -> tuple[Preprocessing, int]:
+) -> dict[str, Any]:
+    """Return all of a processor but its tokenizer."""
     vision, text = (values.get(key) or {} for key in ("vision_config", "text_config"))
     size = square_side(vision.get("image_size", 224))
-    length = text.get("max_position_embeddings", CONTEXT_LENGTH[family])
     settings = image_settings(path)
     if settings is None:
-        return hugging_face_default(family, size), length
-    images = read_hugging_face(settings, family)
+        images = hugging_face_default(family, size)
+    else:
+        images = read_hugging_face(settings, family)
     if images.image_size != size:
         raise UserError(
             f"the preprocessor makes images of {images.image_size} pixels and the "
             f"model sees {size}: correct one of the two files"
         )
-    return images, length
+    return {
+        **dataclasses.asdict(images),
+        "context_length": text.get("max_position_embeddings", CONTEXT_LENGTH[family]),
+        "composite": bool((settings or {}).get("do_convert_rgb", True)),
+        "original": "transformers",
+    }
 
 
-def _of_open_clip(values: Mapping[str, Any]) -> tuple[Preprocessing, int]:
+def _of_open_clip(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of a processor but its tokenizer."""
     model = values.get("model_cfg", values)
-    size = square_side(model["vision_cfg"].get("image_size", 224))
-    length = model["text_cfg"].get("context_length", CONTEXT_LENGTH["open_clip"])
-    return read_open_clip(values.get("preprocess_cfg", {}), size), length
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    size = square_side(vision.get("image_size", 224))
+    return {
+        **dataclasses.asdict(read_open_clip(values.get("preprocess_cfg", {}), size)),
+        "context_length": text.get("context_length", CONTEXT_LENGTH["open_clip"]),
+        "composite": False,
+        "original": "open_clip",
+    }

@@ -14,11 +14,12 @@ from kdjax.hub import (
     OPEN_CLIP_CONFIG,
     family_of,
     find_model,
-    import_transformers,
+    without_advice,
 )
 
 Read = tuple[tokenizers.Tokenizer, dict[str, str]]
 
+VOCABULARIES = ("vocab.json", "vocab.txt", "*.model")
 # Whose tokenizer OpenCLIP carries with it.
 OPENAI = "openai/clip-vit-base-patch32"
 ONE_SPACE = [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()]
@@ -162,6 +163,9 @@ def _token_of_zero(backend: tokenizers.Tokenizer) -> str:
 def _read(folder: epath.Path) -> Read:
     if (folder / "tokenizer.json").exists():
         return _read_directory(folder)
+    # Of a directory without one `transformers` makes a tokenizer that knows no word.
+    if not any(path for kind in VOCABULARIES for path in folder.glob(kind)):
+        raise UserError(_nothing_there(str(folder)))
     return _read_with_transformers(str(folder))
 
 
@@ -188,9 +192,11 @@ def _read_directory(
 
 
 def _read_with_transformers(name: str) -> Read:
-    auto = import_transformers().AutoTokenizer
     try:
-        loaded = auto.from_pretrained(name)
+        with without_advice():
+            from transformers import AutoTokenizer
+
+            loaded = AutoTokenizer.from_pretrained(name)
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     # What an incomplete directory makes of the library is of many kinds.
     except Exception as error:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from kdjax.errors import UserError
-from kdjax.hub import import_transformers
+from kdjax.hub import without_advice
 from kdjax.models import CLIPConfig, TextConfig, VisionConfig
 from kdjax.preprocessing import (
     Family,
@@ -148,7 +148,10 @@ def _images(preprocessor: Values, family: Family, image_size: int) -> dict[str, 
 
 def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
     """Return our config of CLIP's; what is left out takes the defaults there."""
-    theirs = import_transformers().CLIPConfig(**_given(values))
+    with without_advice():
+        from transformers import CLIPConfig as TheirConfig
+
+    theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
     legacy = text.eos_token_id == LEGACY_EOS_ID
     return CLIPConfig(
@@ -171,7 +174,10 @@ def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
 
 def read_siglip(values: Values, preprocessor: Values) -> CLIPConfig:
     """Return our config of SigLIP's; what is left out takes the defaults there."""
-    theirs = import_transformers().SiglipConfig(**_given(values))
+    with without_advice():
+        from transformers import SiglipConfig as TheirConfig
+
+    theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
     if not getattr(vision, "vision_use_head", True):
         raise UserError("a SigLIP without attention pooling has no image embedding")
