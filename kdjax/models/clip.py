@@ -136,10 +136,9 @@ def preprocess(
 ) -> Float[Array, "B S S 3"]:
     """Turn a batch's uint8 images into a tower's own size and normalisation.
 
-    Sizes, crop and rounding are those of `transformers`, which resizes with Pillow: the
-    rows, then the columns, each time to whole numbers. Where rounding is close, a value
-    is the next of the 256. Pillow itself starts with the columns where that is quicker,
-    as for some portraits that are squashed; then a value can be 3 off.
+    Sizes, crop and rounding are those of `transformers`, which resizes with Pillow:
+    rows and columns in turn, each time to whole numbers. Where a number is halfway
+    between two, a value is the next of the 256.
     """
     x = images.astype(jnp.float32)
     if images.shape[1:3] != (config.image_size, config.image_size):
@@ -151,16 +150,21 @@ def _resized(
     x: Float[Array, "B H W 3"], config: VisionConfig
 ) -> Float[Array, "B S S 3"]:
     """Resize images to a square; of what would be cut off nothing is computed."""
-    size, short = config.image_size, min(x.shape[1:3])
-    for axis in (2, 1):
-        side = x.shape[axis]
-        new = size if config.resize == "squash" else int(size * side / short)
+    size, sides = config.image_size, x.shape[1:3]
+    new = (size, size)
+    if config.resize == "shortest":
+        new = tuple(int(size * side / min(sides)) for side in sides)
+    fewer_rows, fewer_columns = (s - n for s, n in zip(sides, new, strict=True))
+    # As Pillow: the columns first where that leaves less to do.
+    columns_first = fewer_rows > 0 and fewer_rows > 2 * fewer_columns
+    for axis in (1, 2) if columns_first else (2, 1):
+        cut = (new[axis - 1] - size) // 2
         x = jax.image.scale_and_translate(
             x,
             (*x.shape[:axis], size, *x.shape[axis + 1 :]),
             (axis,),
-            scale=jnp.array([new / side]),
-            translation=jnp.array([-float((new - size) // 2)]),
+            scale=jnp.array([new[axis - 1] / sides[axis - 1]]),
+            translation=jnp.array([-float(cut)]),
             method="cubic" if config.interpolation == "bicubic" else "linear",
             antialias=True,
         )
