@@ -151,7 +151,7 @@ def _resized(
 ) -> Float[Array, "B S S 3"]:
     """Resize images to a square; of what would be cut off nothing is computed."""
     size, sides = config.image_size, x.shape[1:3]
-    new = (size, size)
+    new: tuple[int, ...] = (size, size)
     if config.resize == "shortest":
         new = tuple(int(size * side / min(sides)) for side in sides)
     fewer_rows, fewer_columns = (s - n for s, n in zip(sides, new, strict=True))
