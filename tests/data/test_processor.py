@@ -196,6 +196,20 @@ def test_a_pil_image_is_taken_as_transformers_takes_it(tmp_path, kind):
     np.testing.assert_array_equal(processor.images([image]), expected)
 
 
+@pytest.mark.parametrize("layout", ["transformers", "open_clip"])
+def test_alpha_is_dropped_where_nothing_is_laid_on_white(tmp_path, layout):
+    if layout == "open_clip":
+        processor = open_clip(tmp_path, image_size=24)
+    else:
+        processor = hugging_face(tmp_path, CLIP | {"do_convert_rgb": None})
+    values = noise(24, 24, channels=4)
+    found = processor.images([values[..., :3].copy()])
+    np.testing.assert_array_equal(processor.images([Image.fromarray(values)]), found)
+    named = Image.fromarray(values[..., :3])
+    named.info["transparency"] = tuple(values[0, 0, :3].tolist())
+    np.testing.assert_array_equal(processor.images([named]), found)
+
+
 def test_arrays_files_and_images_make_one_batch(tmp_path):
     processor = hugging_face(tmp_path)
     pixels = noise()
