@@ -37,6 +37,8 @@ parity: .venv/parity .venv/flax
 		../../.venv-parity/bin/python make_$$made.py ../../.venv/golden/$$made || exit 1; done
 	cd tests/golden && for made in parameter_counts position_embeddings; do \
 		../../.venv-parity/bin/python make_$$made.py ../../.venv/golden || exit 1; done
+	cd tests/golden && PYTHONPATH=../../.venv-parity/torchvision \
+		../../.venv-parity/bin/python make_pixels.py ../../.venv/golden
 	cd tests/golden && ../../.venv-flax/bin/python make_flax_clip.py ../../.venv/golden/flax_clip
 	.venv-parity/bin/python tests/golden/compare.py tests/golden .venv/golden
 	cd tests/golden && ../../.venv-parity/bin/python check_exports.py
@@ -47,6 +49,9 @@ parity: .venv/parity .venv/flax
 		torch==2.13.0 transformers==5.23.0 -e .
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		open_clip_torch==3.3.0 timm==1.0.31 ftfy wcwidth
+	# Beside the rest, which is made as if there were none.
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target .venv-parity/torchvision torchvision==0.28.0
 	touch $@
 
 .venv/flax: .venv/study

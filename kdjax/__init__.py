@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_clip": "kdjax.weights",
+    "load_processor": "kdjax.data.processor",
     "save_clip": "kdjax.weights",
     "run": "kdjax.cli",
 }

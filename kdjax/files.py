@@ -1,6 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is in those of JSON."""
+
+import json
+from typing import Any
 
 from etils import epath
+
+from kdjax.errors import UserError
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
@@ -15,3 +20,20 @@ def write_whole(path: epath.Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """Return a JSON file's object.
+
+    Raises:
+        UserError: it is missing, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; a model directory needs it") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: fetch it again")
+    return content

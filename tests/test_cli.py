@@ -158,7 +158,7 @@ def test_info_names_what_can_be_chosen():
 def test_the_public_names_are_there():
     import kdjax as package
 
-    assert set(package.__all__) >= {"load_clip", "save_clip", "run"}
+    assert set(package.__all__) >= {"load_clip", "load_processor", "save_clip", "run"}
     assert Path(package.__file__).name == "__init__.py"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         package.nothing  # noqa: B018

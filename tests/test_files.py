@@ -3,7 +3,8 @@
 import pytest
 from etils import epath
 
-from kdjax.files import write_whole
+from kdjax.errors import UserError
+from kdjax.files import read_json, write_whole
 
 
 def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
@@ -20,3 +21,15 @@ def test_what_was_there_stays_when_the_new_cannot_be_written(tmp_path):
     with pytest.raises(TypeError):
         write_whole(path, "text")
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "is missing"), ("{", "is not JSON"), ("[1]", "holds no JSON object")],
+)
+def test_json_that_is_none_is_named(tmp_path, content, said):
+    path = epath.Path(tmp_path / "a.json")
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=rf"a\.json {said}"):
+        read_json(path)

@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from kdjax.data.tokenizer_files import read_tokenizer
 from kdjax.errors import UserError
 
 PAD, UNKNOWN, BOS, EOS = "[PAD]", "[UNK]", "[BOS]", "[EOS]"
@@ -152,17 +153,14 @@ def load_tokenizer(name_or_directory: str | os.PathLike[str]) -> Tokenizer:
     """Return the tokenizer of a directory or of a name on the Hugging Face hub.
 
     A directory with `tokenizer.json` is read directly; anything else goes through
-    `transformers.AutoTokenizer`, which keeps to its cache under `HF_HUB_OFFLINE=1`.
+    `transformers.AutoTokenizer`. What a model's own tokenizer class does to texts in
+    Python (SigLIP, SigLIP 2, OpenCLIP) is done by the one that is returned.
 
     Raises:
         UserError: there is no such tokenizer, or it has no end token.
     """
     name = os.fspath(name_or_directory)
-    folder = epath.Path(name)
-    if (folder / "tokenizer.json").exists():
-        backend, special = _read_directory(folder)
-    else:
-        backend, special = _read_with_transformers(name)
+    backend, special = read_tokenizer(name)
     backend.no_padding()
     backend.no_truncation()
     if "eos_token" not in special:
@@ -175,55 +173,3 @@ def load_tokenizer(name_or_directory: str | os.PathLike[str]) -> Tokenizer:
     for key in ("pad_token", "eos_token"):
         tokenizer._id_of(key)
     return tokenizer
-
-
-def _read_directory(
-    folder: epath.Path,
-) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    path = folder / "tokenizer.json"
-    try:
-        text = path.read_text()
-        backend = tokenizers.Tokenizer.from_str(text)
-        padding = json.loads(text).get("padding") or {}
-        entries = {
-            **_read_json(folder / "special_tokens_map.json"),
-            **_read_json(folder / "tokenizer_config.json"),
-        }
-    # The Rust side raises bare exceptions.
-    except Exception as error:
-        raise UserError(
-            f"{path} or the files beside it cannot be read as a tokenizer ({error}): "
-            "save it again"
-        ) from error
-    special = {"pad_token": padding["pad_token"]} if "pad_token" in padding else {}
-    return backend, special | _special_tokens(entries)
-
-
-def _read_with_transformers(name: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(name)
-        backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    # What an incomplete directory makes of the library is of many kinds.
-    except Exception as error:
-        raise UserError(
-            f"there is no tokenizer at {name!r}: give a directory with tokenizer.json "
-            "or a name on the Hugging Face hub that has one (and unset HF_HUB_OFFLINE "
-            "to download it)"
-        ) from error
-    return backend, _special_tokens(loaded.special_tokens_map)
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _special_tokens(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Return the named tokens of a config, written as strings or `{"content": ...}`."""
-    tokens = {}
-    for key in ("pad_token", "unk_token", "bos_token", "eos_token"):
-        value = entries.get(key)
-        if value is not None:
-            tokens[key] = str(value["content"] if isinstance(value, dict) else value)
-    return tokens

@@ -134,10 +134,39 @@ def l2_normalize(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 def preprocess(
     images: UInt8[Array, "B H W 3"], config: VisionConfig
 ) -> Float[Array, "B S S 3"]:
-    """Turn a batch's uint8 images into a tower's own size and normalisation."""
-    x = images.astype(jnp.float32) / 255
-    size = config.image_size
-    if images.shape[1:3] != (size, size):
-        x = jax.image.resize(x, (len(x), size, size, 3), "cubic", antialias=True)
-        x = jnp.clip(x, 0, 1)
-    return (x - jnp.asarray(config.mean)) / jnp.asarray(config.std)
+    """Turn a batch's uint8 images into a tower's own size and normalisation.
+
+    Sizes, crop and rounding are those of `transformers`, which resizes with Pillow:
+    rows and columns in turn, each time to whole numbers. Where a number is halfway
+    between two, a value is the next of the 256.
+    """
+    x = images.astype(jnp.float32)
+    if images.shape[1:3] != (config.image_size, config.image_size):
+        x = _resized(x, config)
+    return (x / 255 - jnp.asarray(config.mean)) / jnp.asarray(config.std)
+
+
+def _resized(
+    x: Float[Array, "B H W 3"], config: VisionConfig
+) -> Float[Array, "B S S 3"]:
+    """Resize images to a square; of what would be cut off nothing is computed."""
+    size, sides = config.image_size, x.shape[1:3]
+    new: tuple[int, ...] = (size, size)
+    if config.resize == "shortest":
+        new = tuple(int(size * side / min(sides)) for side in sides)
+    fewer_rows, fewer_columns = (s - n for s, n in zip(sides, new, strict=True))
+    # As Pillow: the columns first where that leaves less to do.
+    columns_first = fewer_rows > 0 and fewer_rows > 2 * fewer_columns
+    for axis in (1, 2) if columns_first else (2, 1):
+        cut = (new[axis - 1] - size) // 2
+        x = jax.image.scale_and_translate(
+            x,
+            (*x.shape[:axis], size, *x.shape[axis + 1 :]),
+            (axis,),
+            scale=jnp.array([new[axis - 1] / sides[axis - 1]]),
+            translation=jnp.array([-float(cut)]),
+            method="cubic" if config.interpolation == "bicubic" else "linear",
+            antialias=True,
+        )
+        x = jnp.clip(jnp.floor(x + 0.5), 0, 255)
+    return x

@@ -5,14 +5,18 @@ import math
 from typing import Any, Literal
 
 from kdjax.errors import UserError
+from kdjax.preprocessing import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Interpolation,
+    Preprocessing,
+    Resize,
+)
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Kernel = Literal["xla", "cudnn"]
 ImagePooling = Literal["class", "mean", "attention"]
 TextPooling = Literal["eos", "argmax", "last"]
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -67,6 +71,9 @@ class VisionConfig(TransformerConfig):
         patch_bias: whether the patch embedding has a bias.
         mean: per channel, subtracted from images in [0, 1].
         std: per channel, divided by.
+        interpolation: with which images of another size are resized.
+        resize: "shortest", the shorter side to `image_size` and then the centre; or
+            "squash", both sides to `image_size`.
     """
 
     image_size: int
@@ -78,6 +85,8 @@ class VisionConfig(TransformerConfig):
     patch_bias: bool = False
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    interpolation: Interpolation = "bicubic"
+    resize: Resize = "shortest"
 
     @property
     def num_patches(self) -> int:
@@ -88,6 +97,17 @@ class VisionConfig(TransformerConfig):
     def num_positions(self) -> int:
         """Rows of the position embedding; the class token's comes first."""
         return self.num_patches + self.class_token
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the tower's input."""
+        return Preprocessing(
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            resize=self.resize,
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,17 +1,16 @@
 """Checkpoint files, opened so that tensors are read one at a time."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from etils import epath
 
 from kdjax.errors import UserError
+from kdjax.files import read_json
 from kdjax.weights.rules import Shape
 
 MSGPACK = "flax_model.msgpack"
@@ -161,20 +160,3 @@ def to_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
         return f"{start}.embedding", value
     turned = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
     return f"{start}.kernel", np.ascontiguousarray(turned)
-
-
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """Return a JSON file's object.
-
-    Raises:
-        UserError: it is missing, or not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; a model directory needs it") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: fetch it again")
-    return content

@@ -1,11 +1,20 @@
 """CLIP and SigLIP as `transformers` writes them: config.json and tensor names."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from kdjax.errors import UserError
+from kdjax.hub import without_advice
 from kdjax.models import CLIPConfig, TextConfig, VisionConfig
-from kdjax.models.config import OPENAI_MEAN, OPENAI_STD
+from kdjax.preprocessing import (
+    Family,
+    channels,
+    hugging_face_default,
+    read_hugging_face,
+    square_side,
+    write_hugging_face,
+)
 from kdjax.weights.rules import (
     Rule,
     fused,
@@ -16,14 +25,12 @@ from kdjax.weights.rules import (
     stacked,
     wrapped,
 )
-from kdjax.weights.values import channels, square_side
 
 Values = Mapping[str, Any]
 
 # The value that old CLIP configs carry whatever their tokenizer's is: the text is
 # pooled at its largest id then.
 LEGACY_EOS_ID = 2
-SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 BLOCK = [
@@ -121,9 +128,28 @@ def _given(values: Values) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != "model_type"}
 
 
+def _images(preprocessor: Values, family: Family, image_size: int) -> dict[str, Any]:
+    """Return the part of a vision config that is about images.
+
+    Weights can be loaded whatever the preprocessor is; of one that cannot be expressed
+    the mean and the deviation are taken, and the rest is the family's default.
+    """
+    try:
+        found = read_hugging_face(preprocessor, family)
+    except (UserError, TypeError):
+        default = hugging_face_default(family)
+        found = replace(
+            default,
+            mean=channels(preprocessor.get("image_mean") or default.mean),
+            std=channels(preprocessor.get("image_std") or default.std),
+        )
+    return asdict(replace(found, image_size=image_size))
+
+
 def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
     """Return our config of CLIP's; what is left out takes the defaults there."""
-    from transformers import CLIPConfig as TheirConfig
+    with without_advice():
+        from transformers import CLIPConfig as TheirConfig
 
     theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
@@ -131,10 +157,8 @@ def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
     return CLIPConfig(
         vision=VisionConfig(
             **_tower(vision),
-            image_size=square_side(vision.image_size),
             patch_size=square_side(vision.patch_size),
-            mean=channels(preprocessor.get("image_mean", OPENAI_MEAN)),
-            std=channels(preprocessor.get("image_std", OPENAI_STD)),
+            **_images(preprocessor, "clip", square_side(vision.image_size)),
         ),
         text=TextConfig(
             **_tower(text),
@@ -150,7 +174,8 @@ def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
 
 def read_siglip(values: Values, preprocessor: Values) -> CLIPConfig:
     """Return our config of SigLIP's; what is left out takes the defaults there."""
-    from transformers import SiglipConfig as TheirConfig
+    with without_advice():
+        from transformers import SiglipConfig as TheirConfig
 
     theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
@@ -159,14 +184,12 @@ def read_siglip(values: Values, preprocessor: Values) -> CLIPConfig:
     return CLIPConfig(
         vision=VisionConfig(
             **_tower(vision),
-            image_size=square_side(vision.image_size),
             patch_size=square_side(vision.patch_size),
             pooling="attention",
             class_token=False,
             pre_norm=False,
             patch_bias=True,
-            mean=channels(preprocessor.get("image_mean", SIGLIP_MEAN)),
-            std=channels(preprocessor.get("image_std", SIGLIP_STD)),
+            **_images(preprocessor, "siglip", square_side(vision.image_size)),
         ),
         text=TextConfig(
             **_tower(text),
@@ -222,15 +245,7 @@ def write_clip(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "vision_config": {**_write_vision(config.vision), **width},
         "text_config": {**_write_text(config.text), **width},
     }
-    size = config.vision.image_size
-    preprocessor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "image_mean": list(config.vision.mean),
-        "image_std": list(config.vision.std),
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-    }
-    return values, preprocessor
+    return values, write_hugging_face(config.vision.preprocessing, "clip")
 
 
 def write_siglip(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -243,11 +258,4 @@ def write_siglip(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "vision_config": _write_vision(config.vision),
         "text_config": text,
     }
-    size = config.vision.image_size
-    preprocessor = {
-        "image_processor_type": "SiglipImageProcessor",
-        "image_mean": list(config.vision.mean),
-        "image_std": list(config.vision.std),
-        "size": {"height": size, "width": size},
-    }
-    return values, preprocessor
+    return values, write_hugging_face(config.vision.preprocessing, "siglip")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from kdjax.errors import UserError
+from kdjax.hub import CONFIG, OPEN_CLIP_CONFIG, family_of
 from kdjax.models import CLIPConfig
 from kdjax.weights import hugging_face, open_clip
-from kdjax.weights.files import read_json
 from kdjax.weights.rules import Rule
 
 # What a config says besides the structure.
@@ -36,21 +36,21 @@ class Layout(NamedTuple):
 
 LAYOUTS: dict[str, Layout] = {
     "clip": Layout(
-        "config.json",
+        CONFIG,
         "model",
         hugging_face.read_clip,
         hugging_face.write_clip,
         hugging_face.clip_rules,
     ),
     "siglip": Layout(
-        "config.json",
+        CONFIG,
         "model",
         hugging_face.read_siglip,
         hugging_face.write_siglip,
         hugging_face.siglip_rules,
     ),
     "open_clip": Layout(
-        "open_clip_config.json",
+        OPEN_CLIP_CONFIG,
         "open_clip_model",
         open_clip.read,
         open_clip.write,
@@ -70,19 +70,8 @@ def layout_of(directory: epath.Path) -> tuple[Layout, dict[str, Any]]:
     Raises:
         UserError: it is no model of the family, or its config cannot be read.
     """
-    theirs = directory / LAYOUTS["open_clip"].config_file
-    path = directory / LAYOUTS["clip"].config_file
-    values = read_json(path) if path.exists() or not theirs.exists() else {}
-    # Configs of old CLIP checkpoints name no type.
-    model_type = values.get("model_type", "clip" if values else None)
-    if model_type in ("clip", "siglip"):
-        return LAYOUTS[model_type], values
-    if theirs.exists():
-        return LAYOUTS["open_clip"], read_json(theirs)
-    raise UserError(
-        f"{path} is of model_type {model_type!r}; models of type clip or siglip, and "
-        "OpenCLIP's, can be loaded"
-    )
+    family, values = family_of(directory)
+    return LAYOUTS[family], values
 
 
 def write_config(config: CLIPConfig, layout: Layout) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from kdjax.errors import UserError
 from kdjax.hub import ABOUT, find_model
 from kdjax.models import CLIP, CLIPConfig, abstract_of, graph_of
 from kdjax.parallel import parameter_shardings
-from kdjax.weights.files import MSGPACK, open_tensors, read_json
+from kdjax.preprocessing import image_settings
+from kdjax.weights.files import MSGPACK, open_tensors
 from kdjax.weights.layouts import Layout, layout_of
 from kdjax.weights.rules import (
     Path,
@@ -98,8 +99,7 @@ def _find(name: str, revision: str | None) -> epath.Path:
 def _read_config(
     path: epath.Path, layout: Layout, values: Mapping[str, Any]
 ) -> CLIPConfig:
-    optional = path / "preprocessor_config.json"
-    preprocessor = read_json(optional) if optional.exists() else {}
+    preprocessor = image_settings(path) or {}
     try:
         return layout.read(values, preprocessor)
     except UserError as error:

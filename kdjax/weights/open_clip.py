@@ -3,11 +3,21 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from kdjax.errors import UserError
 from kdjax.models import CLIPConfig, TextConfig, VisionConfig
-from kdjax.models.config import OPENAI_MEAN, OPENAI_STD, Activation
+from kdjax.models.config import Activation
+from kdjax.preprocessing import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Preprocessing,
+    channels,
+    read_open_clip,
+    square_side,
+    write_open_clip,
+)
 from kdjax.weights.rules import (
     SAME,
     TRANSPOSED,
@@ -20,7 +30,6 @@ from kdjax.weights.rules import (
     stacked,
     wrapped,
 )
-from kdjax.weights.values import channels, square_side
 
 Values = Mapping[str, Any]
 
@@ -172,7 +181,6 @@ def read(values: Values, preprocessor: Values) -> CLIPConfig:
         UserError: it asks for what our models do not compute.
     """
     model = values.get("model_cfg", values)
-    seen = {**values.get("preprocess_cfg", {}), **preprocessor}
     vision, text = model["vision_cfg"], model["text_cfg"]
     for tower, given in (("vision_cfg", vision), ("text_cfg", text)):
         for key, plain in PLAIN.items():
@@ -183,11 +191,10 @@ def read(values: Values, preprocessor: Values) -> CLIPConfig:
                 )
     sigmoid = "timm_model_name" in vision
     quick, bias = model.get("quick_gelu", False), model.get("init_logit_bias")
+    seeing = _read_timm(vision) if sigmoid else _read_vision(vision, quick)
     return CLIPConfig(
         vision=VisionConfig(
-            **(_read_timm(vision) if sigmoid else _read_vision(vision, quick)),
-            mean=channels(seen.get("mean", OPENAI_MEAN)),
-            std=channels(seen.get("std", OPENAI_STD)),
+            **(seeing | _images(values.get("preprocess_cfg", {}), seeing["image_size"]))
         ),
         text=_read_text(text, quick),
         embed_dim=model["embed_dim"],
@@ -195,6 +202,23 @@ def read(values: Values, preprocessor: Values) -> CLIPConfig:
         text_projection_bias=text.get("proj_bias", False),
         logit_bias_init=None if bias is None else float(bias),
     )
+
+
+def _images(preprocessing: Values, image_size: int) -> dict[str, Any]:
+    """Return the part of a vision config that is about images.
+
+    Weights can be loaded whatever the preprocessing is; of one that cannot be expressed
+    the mean and the deviation are taken, and the rest is OpenCLIP's default.
+    """
+    try:
+        found = read_open_clip(preprocessing, image_size)
+    except (UserError, TypeError):
+        found = Preprocessing(
+            image_size=image_size,
+            mean=channels(preprocessing.get("mean") or OPENAI_MEAN),
+            std=channels(preprocessing.get("std") or OPENAI_STD),
+        )
+    return asdict(found)
 
 
 def _activation(tower: Values, quick: bool) -> Activation:
@@ -305,16 +329,8 @@ def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }
-    preprocess = {
-        "size": [vision.image_size, vision.image_size],
-        "mode": "RGB",
-        "mean": list(vision.mean),
-        "std": list(vision.std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "fill_color": 0,
-    }
-    return {"model_cfg": model, "preprocess_cfg": preprocess}, {}
+    images = write_open_clip(vision.preprocessing)
+    return {"model_cfg": model, "preprocess_cfg": images}, {}
 
 
 def _write_vision(vision: VisionConfig) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A CLIP model's embeddings, their cosines, and the images that it takes."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,10 @@ import pytest
 from flax import nnx
 from models.sample import VISION, clip_config, drawn, images, normalised, texts
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from kdjax.models import CLIP, abstract_of
 from kdjax.models.clip import preprocess
-from kdjax.models.config import VisionConfig
 
 RNG = np.random.default_rng(0)
 IMAGES, IDS = normalised(images(RNG, 4)), jnp.asarray(texts(RNG, 4))
@@ -116,17 +118,63 @@ def test_images_are_normalised_as_the_tower_was_trained():
     np.testing.assert_allclose(found, normalised(raw), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [4, 6, 12, 24])
-def test_images_of_another_size_are_resized_as_pil_does(size):
-    config = VisionConfig(
-        **{**vars(VISION), "image_size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+def pixels_of_transformers(picture, config):
+    """Return what the image processor of Hugging Face makes of an image, by Pillow."""
+    square = {"height": config.image_size, "width": config.image_size}
+    shortest = config.resize == "shortest"
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": config.image_size} if shortest else square,
+        crop_size=square,
+        do_center_crop=shortest,
+        resample={"bilinear": 2, "bicubic": 3}[config.interpolation],
+        image_mean=list(config.mean),
+        image_std=list(config.std),
     )
-    # A smooth picture, with steps at its borders that a cubic overshoots.
-    ramp = np.linspace(20, 235, 12)
-    picture = np.stack([np.add.outer(ramp, ramp) / 2, np.tile(ramp, (12, 1))], -1)
-    picture = np.concatenate([picture, np.zeros((12, 12, 1))], -1).astype(np.uint8)
-    picture[:, 6:, 2] = 255
-    expected = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
+    return processor(Image.fromarray(picture))["pixel_values"][0].transpose(1, 2, 0)
+
+
+def levels_apart(picture, **changes):
+    """Return how many of 256 levels our pixels are from theirs."""
+    config = replace(VISION, mean=(0.0,) * 3, std=(1.0,) * 3, **changes)
     found = preprocess(jnp.asarray(picture[None]), config)[0]
-    # PIL rounds to whole numbers after each of its two passes.
-    np.testing.assert_allclose(found, np.asarray(expected) / 255, atol=2 / 255)
+    apart = np.abs(np.asarray(found) - pixels_of_transformers(picture, config))
+    return 255 * apart
+
+
+SHAPES = [(12, 12), (50, 37), (37, 50), (16, 27), (27, 16), (1, 50), (50, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_images_of_another_size_are_resized_and_cut_as_by_hugging_face(
+    shape, interpolation, resize
+):
+    """Sizes, crop and rounding are Pillow's; a level more or less where it is close."""
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    for size in (8, 32):
+        apart = levels_apart(
+            picture, image_size=size, interpolation=interpolation, resize=resize
+        )
+        assert apart.max() < 1.001
+        assert apart.mean() < 0.1
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    raw = jnp.asarray(images(np.random.default_rng(1), 2))
+    as_it_is = (raw.astype(jnp.float32) / 255 - jnp.asarray(VISION.mean)) / jnp.asarray(
+        VISION.std
+    )
+    for resize in ("shortest", "squash"):
+        for interpolation in ("bicubic", "bilinear"):
+            config = replace(VISION, resize=resize, interpolation=interpolation)
+            np.testing.assert_array_equal(preprocess(raw, config), as_it_is)
+
+
+def test_a_batch_is_cut_as_each_image_alone():
+    batch = np.random.default_rng(2).integers(0, 256, (3, 20, 13, 3)).astype(np.uint8)
+    together = jax.jit(preprocess, static_argnums=1)(jnp.asarray(batch), VISION)
+    assert together.shape == (3, 8, 8, 3)
+    for row, image in zip(together, batch, strict=True):
+        alone = preprocess(jnp.asarray(image[None]), VISION)[0]
+        np.testing.assert_allclose(row, alone, atol=0.02)

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from kdjax.models import VQAConfig, VQAModel, architecture
+from kdjax.models.config import to_dict, vqa_config_from_dict
 from kdjax.models.vqa import vqa_loss
 
 
@@ -99,3 +100,10 @@ def test_loss_is_binary_cross_entropy_in_float64():
         jnp.float32(logits), jnp.float32(target), jnp.zeros((2, 3), bool)
     )
     assert float(nothing) == 0
+
+
+def test_a_config_that_is_older_than_the_rules_of_resizing_is_read(model):
+    written = to_dict(model.config)
+    for key in ("interpolation", "resize"):
+        del written["vision"][key]
+    assert vqa_config_from_dict(written) == model.config

@@ -215,6 +215,56 @@ def test_what_a_config_leaves_out_has_the_defaults_of_transformers(copy):
     assert clip.config.text.norm_epsilon == 1e-5
 
 
+def test_a_tower_sees_images_as_the_preprocessor_says(copy):
+    settings = {"size": {"height": 35, "width": 35}, "do_center_crop": False}
+    file = copy / "preprocessor_config.json"
+    file.write_text(
+        json.dumps(settings | {"resample": 2, "image_mean": [0.1, 0.2, 0.3]})
+    )
+    vision = kdjax.load_clip(str(copy)).config.vision
+    assert (vision.resize, vision.interpolation) == ("squash", "bilinear")
+    assert vision.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3]},
+        {"resample": 1, "image_mean": [0.1, 0.2, 0.3]},
+        {"size": {"longest_edge": 35}, "image_mean": [0.1, 0.2, 0.3]},
+    ],
+)
+def test_weights_are_loaded_whatever_the_preprocessor_is(copy, settings):
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    vision = kdjax.load_clip(str(copy)).config.vision
+    assert (vision.resize, vision.interpolation) == ("shortest", "bicubic")
+    assert vision.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("case", "resize", "interpolation"),
+    [
+        ("siglip/fixed_resolution", "squash", "bicubic"),
+        ("open_clip/gelu", "shortest", "bicubic"),
+        ("open_clip/clipa", "squash", "bilinear"),
+        ("open_clip/siglip_timm", "squash", "bicubic"),
+    ],
+)
+def test_every_family_sees_images_in_its_own_way(models, case, resize, interpolation):
+    vision = models[case].config.vision
+    assert (vision.resize, vision.interpolation) == (resize, interpolation)
+
+
+def test_openclip_weights_are_loaded_whatever_the_preprocessing_is(tmp_path):
+    copy = Path(shutil.copytree(GOLDEN / "open_clip/clipa", tmp_path / "copy"))
+    config = json.loads((copy / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["resize_mode"] = "longest"
+    (copy / "open_clip_config.json").write_text(json.dumps(config))
+    vision = kdjax.load_clip(str(copy)).config.vision
+    assert vision.resize == "shortest"
+    assert vision.mean == (0.485, 0.456, 0.406)
+
+
 def test_half_precision_files_are_read(copy):
     tensors = load_file(copy / "model.safetensors")
     halved = {name: x.astype(ml_dtypes.bfloat16) for name, x in tensors.items()}

@@ -5,18 +5,22 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 from safetensors.numpy import load_file
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from weights.golden_models import GOLDEN, name_the_timm_tower
 
 import kdjax
 from kdjax.errors import UserError
 from kdjax.models import CLIP, architecture
+from kdjax.models.clip import preprocess
 
 FORMATS = {
     "huggingface_clip/quick_gelu_legacy_eos": ("safetensors", "model.safetensors"),
@@ -67,6 +71,48 @@ def test_a_model_of_ours_comes_back_from_every_format(format, tmp_path):
     assert again.config.text.pooling == "eos"
     same = jax.tree.map(np.array_equal, nnx.state(clip), nnx.state(again))
     assert all(jax.tree.leaves(same))
+
+
+PICTURES = [
+    np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    for shape in ((90, 70), (64, 129), (31, 40))
+]
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_transformers_makes_the_pixels_of_the_model_from_what_is_written(
+    resize, interpolation, sigmoid, tmp_path
+):
+    clip = kdjax.load_clip(str(GOLDEN / ("siglip/wide_projection" if sigmoid else ANY)))
+    means = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+    vision = dataclasses.replace(
+        clip.config.vision, resize=resize, interpolation=interpolation, **means
+    )
+    clip.config = dataclasses.replace(clip.config, vision=vision)
+    kdjax.save_clip(clip, tmp_path)
+    assert kdjax.load_clip(str(tmp_path)).config.vision == vision
+    kind = SiglipImageProcessorPil if sigmoid else CLIPImageProcessorPil
+    theirs = kind.from_pretrained(tmp_path)
+    for picture in PICTURES:
+        expected = theirs(Image.fromarray(picture))["pixel_values"][0]
+        (found,) = preprocess(jnp.asarray(picture[None]), vision)
+        apart = np.abs(np.asarray(found).transpose(2, 0, 1) - expected)
+        assert apart.max() < 1.01 / 255 / min(vision.std)
+
+
+def test_openclip_reads_the_preprocessing_that_is_written(tmp_path):
+    """Its squash and bilinear of the golden model come back."""
+    kdjax.save_clip(
+        kdjax.load_clip(str(GOLDEN / "open_clip/clipa")), tmp_path, format="open_clip"
+    )
+    old, new = (
+        json.loads((d / "open_clip_config.json").read_text())["preprocess_cfg"]
+        for d in (GOLDEN / "open_clip/clipa", tmp_path)
+    )
+    assert (new["resize_mode"], new["interpolation"]) == ("squash", "bilinear")
+    assert new.items() >= old.items()
 
 
 def test_the_config_says_what_the_originals_said(tmp_path):
