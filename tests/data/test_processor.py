@@ -447,7 +447,7 @@ def test_siglip_reads_texts_without_punctuation(tmp_path, lower, named):
 def test_a_saved_siglip_tokenizer_still_cleans_texts(tmp_path):
     siglip_tokenizer(tmp_path)
     processor = hugging_face(tmp_path, SIGLIP2, "siglip")
-    processor.tokenizer.save(tmp_path / "copy")
+    processor.tokenizer.save(tmp_path / "copy", 64)
     again = load_tokenizer(tmp_path / "copy").encode(TEXTS, 64)
     np.testing.assert_array_equal(again, processor.texts(TEXTS))
     assert ids_of_transformers(tmp_path / "copy", TEXTS, 64) == again.tolist()
@@ -500,7 +500,7 @@ def test_openclip_cleans_texts_for_siglip(tmp_path):
 def test_openclip_ends_texts_of_clipa_with_zeros(tmp_path):
     words = train_tokenizer(["a red circle", "a blue square"])
     named = {"sep_token": "[EOS]", "pad_token": "[PAD]", "cls_token": "[BOS]"}
-    Tokenizer(words.backend, named).save(tmp_path)
+    Tokenizer(words.backend, named).save(tmp_path, 77)
     settings = {
         "hf_tokenizer_name": "bert-base-uncased",
         "tokenizer_kwargs": {"strip_sep_token": True},
