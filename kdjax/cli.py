@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -208,8 +208,17 @@ def run(
         from kdjax.commands.export import export
         from kdjax.commands.schema import check_config
 
-        check_config(command, ConfigDict(config))
-        return {**export(config, workdir, reporter), "workdir": workdir}
+        if not isinstance(config, Mapping | ConfigDict):
+            raise UserError(
+                f"an export is asked for by {config!r}; give a mapping with the "
+                "checkpoint and the format"
+            )
+        asked = {"format": "safetensors", **config}
+        if isinstance(asked.get("checkpoint"), os.PathLike):
+            asked["checkpoint"] = os.fspath(asked["checkpoint"])
+        wanted = ConfigDict(asked)
+        check_config(command, wanted)
+        return {**export(wanted, workdir, reporter), "workdir": workdir}
     if command == "study":
         from kdjax.study.execute import run_study
 

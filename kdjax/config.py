@@ -32,7 +32,6 @@ def training_defaults() -> ConfigDict:
                 "b2": 0.98,
                 "clip_norm": 1.0,
                 "vision_rate": 1.0,
-                "text_rate": 1.0,
             },
             "log_every": 50,
             "wandb": "",

@@ -8,6 +8,21 @@ from etils import epath
 from kdjax.errors import UserError
 
 
+def make_folder(path: epath.Path) -> None:
+    """Make a folder and those it is in, where they are not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder {path} cannot be made ({error.strerror or error}); give "
+            "another"
+        ) from error
+
+
 def write_whole(path: epath.Path, content: bytes) -> None:
     """Write a file so that nobody ever finds a part of it.
 
@@ -32,7 +47,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; a model directory needs it") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: fetch it again")

@@ -13,6 +13,9 @@ from kdjax.files import read_json
 # What is small and says what a model is: configs, tokenizers, preprocessors.
 ABOUT = ("*.json", "*.txt", "*.model")
 CONFIG = "config.json"
+# Of a run: what says that it is one, and the folder of the model that it made.
+ENVIRONMENT = "environment.json"
+MODEL = "model"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
@@ -27,7 +30,8 @@ def find_model(
     `huggingface_hub` keeps the cache and knows tokens and HF_HUB_OFFLINE.
 
     Args:
-        name_or_directory: a local directory, one in a bucket, or a name on the hub.
+        name_or_directory: a local directory, one in a bucket, the workdir of a run, or
+            a name on the hub, of which "name@revision" is one revision.
         patterns: of the files that are wanted from the hub.
         revision: branch, tag or commit on the hub.
 
@@ -35,8 +39,11 @@ def find_model(
         UserError: it is neither.
     """
     path = epath.Path(name_or_directory)
-    if path.is_dir():
-        return path
+    if _is_directory(path):
+        run = (path / ENVIRONMENT).exists() and (path / MODEL).is_dir()
+        return path / MODEL if run else path
+    name, _, pinned = name_or_directory.partition("@")
+    revision = revision or pinned or None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -46,15 +53,32 @@ def find_model(
 
     try:
         found = snapshot_download(
-            name_or_directory, revision=revision, allow_patterns=list(patterns)
+            name, revision=revision, allow_patterns=list(patterns)
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         at = f" at revision {revision!r}" if revision else ""
         raise UserError(
-            f"{name_or_directory!r} is neither a directory here nor a model that the "
+            f"{name!r} is neither a directory here nor a model that the "
             f"hub gives{at}; check the spelling and the network"
         ) from e
     return epath.Path(found)
+
+
+def _is_directory(path: epath.Path) -> bool:
+    try:
+        if path.is_file():
+            raise UserError(
+                f"{path} is a file: give the directory with its config and its weights "
+                "as safetensors (a .pt or .bin is a pickle, which can run any code and "
+                "is never opened)"
+            )
+        return path.is_dir()
+    # What an address that nothing here reads makes of the path is of many kinds.
+    except (ImportError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read here ({error}); for gs:// paths run pip install "
+            "'kdjax[gcs]', and download what is elsewhere"
+        ) from error
 
 
 def family_of(directory: epath.Path) -> tuple[str, dict[str, Any]]:
@@ -64,7 +88,12 @@ def family_of(directory: epath.Path) -> tuple[str, dict[str, Any]]:
         UserError: it is no model of the family, or its config cannot be read.
     """
     path, theirs = directory / CONFIG, directory / OPEN_CLIP_CONFIG
-    values = read_json(path) if path.exists() or not theirs.exists() else {}
+    if not path.exists() and not theirs.exists():
+        raise UserError(
+            f"{path} is missing, and so is {OPEN_CLIP_CONFIG}: one of them says what "
+            "the model is, and weights alone, such as a .pt or .bin, cannot be loaded"
+        )
+    values = read_json(path) if path.exists() else {}
     # Configs of old CLIP checkpoints name no type.
     model_type = values.get("model_type", "clip" if values else None)
     if model_type in ("clip", "siglip"):

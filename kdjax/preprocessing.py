@@ -1,8 +1,9 @@
 """How a model wants its images, and how the files of both layouts say it."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etils import epath
@@ -174,6 +175,29 @@ def read_hugging_face(values: Values, family: Family) -> Preprocessing:
     )
 
 
+def as_far_as_known(
+    read: Callable[[], Preprocessing], default: Preprocessing, **numbers: Any
+) -> Preprocessing:
+    """Return what `read` gives; where it fails, the default with what can be had.
+
+    Weights can be loaded whatever a preprocessor's file says. A processor is strict.
+
+    Args:
+        read: reads the file's content.
+        default: of the family.
+        numbers: the file's `mean` and `std`, which a tower needs most.
+    """
+    try:
+        return read()
+    # What a damaged file makes of it is of many kinds.
+    except Exception:
+        known: dict[str, Any] = {}
+        for key, values in numbers.items():
+            with suppress(UserError):
+                known[key] = _numbers({key: values}, key)
+        return replace(default, **known)
+
+
 def _kind(given: Values, family: Family) -> Family:
     name = given.get("image_processor_type", given.get("feature_extractor_type"))
     if name is None:
@@ -216,9 +240,12 @@ def _sides(size: Any) -> dict[str, Any]:
 
 def _numbers(found: Values, key: str) -> tuple[float, float, float]:
     try:
-        return channels(found[key])
+        numbers = channels(found[key])
     except (TypeError, ValueError) as error:
         raise UserError(f"{key} is {found[key]!r} and not three numbers") from error
+    if key.endswith("std") and 0 in numbers:
+        raise UserError(f"{key} is {found[key]!r}, by which nothing can be divided")
+    return numbers
 
 
 def write_hugging_face(images: Preprocessing, family: Family) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hub_server import serving
 from weights.golden_models import GOLDEN
+from weights.test_loading import shard
 
 import kdjax
 
@@ -102,6 +103,25 @@ def test_a_revision_is_the_one_that_was_asked_for(folder, load, tmp_path):
         wrong = load(url=hub.url, options={"revision": "v3"})
         assert "at revision 'v3'" in wrong
     assert load(HF_HUB_OFFLINE="1", options={"revision": "v2"}).startswith("0.25 ")
+
+
+def test_a_revision_can_be_part_of_a_name(folder, load, tmp_path):
+    other = tmp_path / "other"
+    clip = kdjax.load_clip(str(ORIGINAL))
+    clip.logit_scale[...] = np.float32(0.25)
+    kdjax.save_clip(clip, other)
+    with serving({NAME: {"main": folder, "v2": other}}) as hub:
+        assert load(f"{NAME}@v2", url=hub.url).startswith("0.25 ")
+
+
+def test_an_interrupted_download_is_completed(folder, load, tmp_path):
+    shard(folder, 2)
+    with serving({NAME: {"main": folder}}) as hub:
+        assert load(url=hub.url) == said_of(ORIGINAL)
+        (lost,) = (tmp_path / "hub").glob("**/snapshots/*/model-00002-*")
+        lost.resolve().unlink()
+        lost.unlink()
+        assert load(url=hub.url) == said_of(ORIGINAL)
 
 
 def test_pickles_alone_are_refused_and_not_downloaded(folder, load):

@@ -1,18 +1,21 @@
 """The card that goes with an exported model, for the hub and for people."""
 
 import json
+import shlex
 from typing import Any
 
 import jinja2
 from etils import epath
 
-from kdjax.commands.workdir import CONFIG, ENVIRONMENT, environment
+from kdjax.commands.workdir import environment
+from kdjax.hub import CONFIG, ENVIRONMENT
 from kdjax.models import CLIPConfig, parameter_counts
 
 # Keys of a run's config that say how it was made, in the order of the card.
 MADE_BY = (
-    "teacher", "student", "model", "data", "objectives", "teacher_scale", "tokenizer",
-    "caption_length", "steps", "batch_size", "optimizer", "seed",
+    "teacher", "student", "inherit", "text_tower", "model", "data", "objectives",
+    "teacher_scale", "teacher_entropy", "caption_length", "steps", "batch_size",
+    "optimizer", "seed",
 )  # fmt: skip
 CARD = "README.md"
 PROGRAM = "image_tower.stablehlo"
@@ -26,7 +29,9 @@ LIBRARIES = {
 
 def export_command(checkpoint: str, format: str) -> str:
     """Return what makes an export; its card says it, so that it can be made again."""
-    return f"kdjax export --checkpoint={checkpoint} --format={format}"
+    return shlex.join(
+        ["kdjax", "export", f"--checkpoint={checkpoint}", f"--format={format}"]
+    )
 
 
 def model_card(
@@ -47,6 +52,8 @@ def model_card(
     """
     config = _read(run, CONFIG)
     results = _read(run, "results.json")
+    # A run may have been told to make more steps than its model has made.
+    made = {**config, **{k: v for k, v in results.items() if k == "steps"}}
     scores = {
         key.removesuffix("_accuracy").replace("_", " "): value
         for key, value in results.items()
@@ -69,7 +76,7 @@ def model_card(
         library=LIBRARIES[format],
         family="SigLIP" if model.logit_bias_init is not None else "CLIP",
         config=config,
-        made_by={key: _told(config[key]) for key in MADE_BY if key in config},
+        made_by={key: _told(made[key]) for key in MADE_BY if key in made},
         scores=scores,
         results=results,
         environment=_read(run, ENVIRONMENT) or environment(),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
@@ -22,7 +21,7 @@ from kdjax.commands.models import (
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
-from kdjax.commands.teacher import Teacher, calibrated_scale, hold_outputs
+from kdjax.commands.teacher import NO_TEACHER, Teacher, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
@@ -50,45 +49,34 @@ def _run(
     student_name: str,
     teacher_name: str | None,
 ) -> dict[str, Any]:
-    compute = compute_of(config, reporter)
+    compute, mesh = compute_of(config, reporter), make_mesh(dict(config.mesh))
     source = source_of(config, "train")
-    mesh = make_mesh(dict(config.mesh))
     student = open_model(student_name, workdir.path, compute, mesh)
-    teacher, hold = None, False
+    teacher = None
     if teacher_name is not None:
-        hold = config.teacher_outputs == "held"
         opened = open_model(teacher_name, workdir.path, compute, mesh)
         teacher = Teacher(teacher_name, opened)
         student = start(
-            student, opened, by=config.inherit, text_tower=config.text_tower
+            student, teacher, by=config.inherit, text_tower=config.text_tower
         )
+        del opened
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     format_of(student_config)  # it is refused now rather than in the end
     length = config.caption_length
     check_caption_length(length, student_config)
-    tokenizers = {"student": (tokenizer, length)}
-    frozen, held, scale = None, None, None
-    if teacher is not None:
-        scale = calibrated_scale(teacher, config, source_of(config, "validation"))
-        if hold:
-            held = hold_outputs(teacher, source)
-            frozen = {"logit_scale": teacher.params["logit_scale"]}
-        else:
-            frozen = {**teacher.params}
-            tokenizers["teacher"] = (teacher.tokenizer, teacher.context_length)
-        if scale is not None:
-            frozen["calibrated_scale"] = jnp.float32(scale)
+    taught = NO_TEACHER if teacher is None else make_ready(teacher, config)
+    del teacher  # where its outputs are held nothing else is needed of it
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
-        teacher.config if teacher else None,
+        taught.config,
         tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
     )
     host = this_host()
     batches = contrastive_batches(
         source,
-        tokenizers,
+        {"student": (tokenizer, length), **taught.tokenizers},
         batch_size=config.batch_size,
         seed=config.seed,
         host_index=host.index,
@@ -103,10 +91,10 @@ def _run(
         config,
         workdir,
         task,
-        iter(batches.map(held) if held else batches),
+        iter(batches.map(taught.put) if taught.put else batches),
         reporter,
-        "distil" if teacher else "pretrain",
-        frozen,
+        "pretrain" if teacher_name is None else "distil",
+        taught.frozen,
         warm_start,
     )
     params = state.params["model"]
@@ -114,7 +102,8 @@ def _run(
     test = source_of(config, config.eval.split)
     accuracy = score_zero_shot(params, student_config, tokenizer, test)
     results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
-    return results if teacher is None else {**results, "calibrated_scale": scale}
+    told = {} if teacher_name is None else {"calibrated_scale": taught.scale}
+    return {**results, **told}
 
 
 def check_caption_length(length: int, student: CLIPConfig) -> None:
@@ -124,6 +113,11 @@ def check_caption_length(length: int, student: CLIPConfig) -> None:
         UserError: it does not.
     """
     most = student.text.context_length
+    if student.text.pooling == "last" and length != most:
+        raise UserError(
+            f"caption_length is {length}; the model reads a text at the last of {most} "
+            f"tokens, padding or not: give {most}"
+        )
     if not 0 < length <= most:
         raise UserError(
             f"caption_length is {length}; the model reads 1 to {most} tokens"

@@ -1,19 +1,21 @@
 """`kdjax export`: a model in the formats of other people's tools, with its card."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
+from ml_collections import ConfigDict
 
 from kdjax.commands.card import CARD, PROGRAM, export_command, model_card
-from kdjax.commands.models import MODEL, check_name, has_model, run_of
+from kdjax.commands.models import check_name, model_of, run_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import folder_of
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
+from kdjax.data.tokenizer_files import has_vocabulary
 from kdjax.errors import UserError
-from kdjax.files import write_whole
-from kdjax.hub import find_model
+from kdjax.files import make_folder, write_whole
+from kdjax.hub import MODEL, find_model
 from kdjax.models import CLIPConfig
 from kdjax.models.zoo import ARCHITECTURES
 from kdjax.weights import (
@@ -26,12 +28,10 @@ from kdjax.weights import (
 
 EXPORTED = (*FORMATS, "stablehlo")
 ABOUT_PROGRAM = "image_tower.json"
-# Any of these says that a directory means to have a tokenizer.
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model")
 
 
 def export(
-    config: Mapping[str, Any], path: epath.PathLike, reporter: Reporter
+    config: ConfigDict, path: epath.PathLike, reporter: Reporter
 ) -> dict[str, Any]:
     """Write a model for other tools; return the names of the files.
 
@@ -57,7 +57,7 @@ def export(
         check_format(clip.config, format)
         tokenizer, program = _tokenizer(source, reporter), None
     card = model_card(checkpoint, format, clip.config, run, tokenizer is not None)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     # First, so that what is left of a broken export may be written again.
     write_whole(directory / CARD, card.encode())
     if program is not None:
@@ -74,7 +74,8 @@ def _check_folder(directory: epath.Path, command: str) -> None:
     if not directory.exists() or not any(directory.iterdir()):
         return
     card = directory / CARD
-    if not card.exists() or command not in card.read_text().splitlines():
+    told = card.read_bytes() if card.is_file() else b""
+    if f"    {command}\n".encode() not in told:
         raise UserError(
             f"the folder {directory} is not empty, and what is there is not this "
             "export; give a new folder as --workdir"
@@ -97,23 +98,24 @@ def _find(checkpoint: str, directory: epath.Path) -> tuple[epath.Path | None, st
             f"the run in {run} answers questions, which no other tool's format has "
             "words for: export the run that its tower is from"
         )
-    if not has_model(run):
-        raise UserError(f"the run in {run} has no model yet: let it finish")
-    return run, str(run / MODEL)
+    return run, model_of(run)
 
 
 def _tokenizer(source: str, reporter: Reporter) -> Tokenizer | None:
-    folder = find_model(source)
-    if any(found for pattern in TOKENIZERS for found in folder.glob(pattern)):
+    try:
         return load_tokenizer(source)
-    reporter.say(f"{source} has no tokenizer; the export goes without")
-    return None
+    except UserError as error:
+        if has_vocabulary(find_model(source)):
+            raise
+        reporter.say(f"the export goes without a tokenizer: {error}")
+        return None
 
 
 def _about_program(config: CLIPConfig) -> dict[str, Any]:
     """Return what a program takes and gives, for who cannot read the card."""
     side = config.vision.image_size
     return {
+        "jax": jax.__version__,
         "input": ["batch", side, side, 3],
         "output": ["batch", config.embed_dim],
         "dtype": "float32",

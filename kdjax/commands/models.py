@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.reporter import Reporter
+from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
+from kdjax.hub import CONFIG, ENVIRONMENT, MODEL, OPEN_CLIP_CONFIG
 from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.weights import check_format, load_clip, save_clip
-
-MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,7 @@ def open_model(
     if path is None:
         check_name(name, workdir)
         return _load(name, compute, mesh)
-    if not has_model(path):
-        raise UserError(
-            f"the run in {path} has no CLIP model in its folder {MODEL!r}: let it "
-            "finish, or name the run of pretrain or distill"
-        )
-    return _load(str(path / MODEL), compute, mesh)
+    return _load(model_of(path), compute, mesh)
 
 
 def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
@@ -108,7 +103,7 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
         workdir: of the run that asks.
     """
     for path in (epath.Path(name), workdir.parent / name):
-        if (path / "environment.json").exists():
+        if (path / ENVIRONMENT).exists():
             return path
     return None
 
@@ -147,7 +142,9 @@ def check_name(name: str, workdir: epath.Path) -> None:
 def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
     clip = load_clip(directory, mesh=mesh)
     params = nnx.to_pure_dict(nnx.state(clip))
-    return NamedModel(compute.of(clip.config), params, load_tokenizer(directory))
+    # Of all that a processor knows the tower needs most; it refuses what none can do.
+    tokenizer = load_processor(directory).tokenizer
+    return NamedModel(compute.of(clip.config), params, tokenizer)
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
@@ -184,18 +181,17 @@ def format_of(config: CLIPConfig) -> str:
     Raises:
         UserError: neither has.
     """
-    try:
-        check_format(config, "safetensors")
-        return "safetensors"
-    except UserError as error:
+    refused = []
+    for format in ("safetensors", "open_clip"):
         try:
-            check_format(config, "open_clip")
-            return "open_clip"
-        except UserError:
-            raise UserError(
-                f"the run could not write its model in the end ({error}): name "
-                "another student or teacher"
-            ) from error
+            check_format(config, format)
+            return format
+        except UserError as error:
+            refused.append(f"{format}: {error}")
+    raise UserError(
+        f"the run could not write its model in the end ({'; '.join(refused)}): name "
+        "another student or teacher"
+    )
 
 
 def save_model(
@@ -207,11 +203,18 @@ def save_model(
     save_clip(clip, workdir / MODEL, format=format, tokenizer=tokenizer)
 
 
-def has_model(run: epath.Path) -> bool:
-    """Return whether a run has written a CLIP model."""
-    return any(
-        (run / MODEL / name).exists()
-        for name in ("config.json", "open_clip_config.json")
+def model_of(run: epath.Path) -> str:
+    """Return the directory of the CLIP model that a run has made.
+
+    Raises:
+        UserError: it has made none.
+    """
+    directory = run / MODEL
+    if any((directory / name).exists() for name in (CONFIG, OPEN_CLIP_CONFIG)):
+        return str(directory)
+    raise UserError(
+        f"the run in {run} has no CLIP model in its folder {MODEL!r}: let it finish, "
+        "or name the run of pretrain or distill"
     )
 
 

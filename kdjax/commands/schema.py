@@ -106,7 +106,7 @@ COMPUTE = {
     "dtype": Choice(("auto", "float32", "bfloat16")),
     "attention": Choice(("xla", "cudnn")),
 }
-TRAINING = {
+TRAINING: dict[str, Any] = {
     **DATA,
     **COMPUTE,
     "tokenizer": NAME,
@@ -121,13 +121,17 @@ TRAINING = {
         "b2": FRACTION,
         "clip_norm": POSITIVE,
         "vision_rate": Number(),
-        "text_rate": Number(),
     },
     "log_every": COUNT,
     "wandb": ELSEWHERE,
     "checkpoint": {"every_steps": COUNT, "keep": COUNT},
 }
-CONTRASTIVE = {**TRAINING, "caption_length": COUNT, "objectives": ELSEWHERE}
+CONTRASTIVE = {
+    **TRAINING,
+    "optimizer": {**TRAINING["optimizer"], "text_rate": Number()},
+    "caption_length": COUNT,
+    "objectives": ELSEWHERE,
+}
 SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},
     "distill": {

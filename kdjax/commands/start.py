@@ -7,13 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdjax.commands.models import NamedModel
+from kdjax.commands.teacher import Teacher
 from kdjax.errors import UserError
-from kdjax.models import CLIP, CLIPConfig, Params, graph_of
-from kdjax.models.zoo import ARCHITECTURES
-from kdjax.weights import inherit, with_structure_of
-
-# What of a model takes texts to the joint space.
-TEXT = ("text", "text_projection")
+from kdjax.models import CLIP, TOWERS, CLIPConfig, Params, graph_of
+from kdjax.models.zoo import ARCHITECTURES, architecture
+from kdjax.weights import check_heir, inherit, with_structure_of
 
 
 def check_inherit(by: str, student: str) -> None:
@@ -29,14 +27,25 @@ def check_inherit(by: str, student: str) -> None:
         )
 
 
+def check_sizes(by: str, student: str, teacher: str) -> None:
+    """Check that one architecture can inherit from another, if it is to.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if by != "none" and student in ARCHITECTURES and teacher in ARCHITECTURES:
+        whole = architecture(teacher)
+        check_heir(with_structure_of(architecture(student), whole), whole)
+
+
 def start(
-    student: NamedModel, teacher: NamedModel, *, by: str, text_tower: str
+    student: NamedModel, teacher: Teacher, *, by: str, text_tower: str
 ) -> NamedModel:
     """Return the student with what it takes from its teacher before it is trained.
 
     Args:
         student: that the config names.
-        teacher: with weights and a tokenizer.
+        teacher: that it is to learn from.
         by: how it inherits weights: "none", "index" or "magnitude".
         text_tower: "own", or "teacher" for a copy of the teacher's, with its
             projection and its tokenizer.
@@ -47,7 +56,6 @@ def start(
     """
     if by == "none":
         return student if text_tower == "own" else _with_text(student, teacher)
-    assert teacher.params is not None
     config = with_structure_of(student.config, teacher.config)
     if text_tower == "teacher":
         config = _text_of(config, teacher.config)
@@ -56,9 +64,8 @@ def start(
     return NamedModel(config, params, teacher.tokenizer)
 
 
-def _with_text(student: NamedModel, teacher: NamedModel) -> NamedModel:
+def _with_text(student: NamedModel, teacher: Teacher) -> NamedModel:
     """Return the student with the teacher's text tower, projection and tokenizer."""
-    assert teacher.params is not None
     own, joint = student.config.embed_dim, teacher.config.embed_dim
     if student.params is not None and own != joint:
         raise UserError(
@@ -67,7 +74,9 @@ def _with_text(student: NamedModel, teacher: NamedModel) -> NamedModel:
             "architecture, whose projection is made to fit"
         )
     # Copies: a step gives the student's arrays away, and the teacher is still needed.
-    text: Params = jax.tree.map(jnp.copy, {key: teacher.params[key] for key in TEXT})
+    text: Params = jax.tree.map(
+        jnp.copy, {key: teacher.params[key] for key in TOWERS["text"]}
+    )
     return NamedModel(
         _text_of(student.config, teacher.config),
         {**(student.params or {}), **text},

@@ -2,19 +2,22 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.embedding import embed_images, embed_texts
-from kdjax.models import Params
+from kdjax.models import CLIPConfig, Params
 from kdjax.objectives import match_entropy
 
 # Batches of held-out pairs whose entropy is matched.
@@ -64,6 +67,47 @@ class Teacher:
         rows = range(min(most, len(source)))
         images = np.stack([source[row].image for row in rows])
         return embed_images(self.params, images, config=self.config)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a run needs of its teacher, made ready.
+
+    Attributes:
+        config: of the teacher; None where there is none.
+        frozen: the step's argument of that name.
+        tokenizers: of the captions that the teacher reads in every step, by model name.
+        put: puts its held outputs into a batch; None where none are held.
+        scale: that its soft targets are calibrated to; None for its own.
+    """
+
+    config: CLIPConfig | None = None
+    frozen: Params | None = None
+    tokenizers: Mapping[str, tuple[Tokenizer, int]] = field(default_factory=dict)
+    put: Callable[[Batch], Batch] | None = None
+    scale: float | None = None
+
+
+NO_TEACHER = Taught()
+
+
+def make_ready(teacher: Teacher, config: ConfigDict) -> Taught:
+    """Calibrate a teacher, and hold its outputs where the config asks for it.
+
+    What is returned then keeps nothing of its towers.
+    """
+    scale = calibrated_scale(teacher, config, source_of(config, "validation"))
+    calibrated = {} if scale is None else {"calibrated_scale": jnp.float32(scale)}
+    if config.teacher_outputs == "held":
+        frozen = {"logit_scale": teacher.params["logit_scale"], **calibrated}
+        put = hold_outputs(teacher, source_of(config, "train"))
+        return Taught(teacher.config, frozen, put=put, scale=scale)
+    return Taught(
+        teacher.config,
+        {**teacher.params, **calibrated},
+        {"teacher": (teacher.tokenizer, teacher.context_length)},
+        scale=scale,
+    )
 
 
 def calibrated_scale(

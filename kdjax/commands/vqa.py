@@ -29,16 +29,26 @@ from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
 from kdjax.models import CLIPConfig, Params, VQAConfig
 from kdjax.models.config import to_dict
+from kdjax.parallel import make_mesh
 from kdjax.training.tasks import VQATask
 
 Batch = dict[str, Any]
+
+
+def _open_tower(
+    config: ConfigDict, workdir: Workdir, compute: Compute
+) -> tuple[CLIPConfig, Params | None]:
+    """Return the model that `config.tower` names, and its vision tower's weights."""
+    mesh = make_mesh(dict(config.mesh))
+    model = open_model(config.tower, workdir.path, compute, mesh)
+    return model.config, None if model.params is None else model.params["vision"]
 
 
 def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
     """Train a VQA model on the tower that `config.tower` names, and score it."""
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    tower = open_model(config.tower, workdir.path, compute)
+    tower_config, tower = _open_tower(config, workdir, compute)
     blank = config.data.get("blank", False)
     frozen = config.optimizer.vision_rate == 0
     hold = config.tower_outputs == "held"
@@ -49,14 +59,12 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         )
         hold = False
     tokenizer = tokenizer_of(config.tokenizer, source)
-    model = _model(config, tower.config, tokenizer, len(source.answers), compute)
+    model = _model(config, tower_config, tokenizer, len(source.answers), compute)
     task = VQATask(model)
 
     def warm_start(params: Params) -> Params:
-        given = tower.params
-        if given is None:
-            return params
-        return put_into(params, {"model": {"vision": given["vision"]}})
+        given = {} if tower is None else {"model": {"vision": tower}}
+        return put_into(params, given)
 
     held = None
     if hold:

@@ -16,14 +16,12 @@ import kdjax
 from kdjax.config import config_hash, differences, to_plain
 from kdjax.errors import UserError
 from kdjax.files import write_whole
+from kdjax.hub import CONFIG, ENVIRONMENT
 
 PACKAGES = (
     "kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
     "transformers", "tokenizers", "numpy",
 )  # fmt: skip
-
-CONFIG = "config.json"
-ENVIRONMENT = "environment.json"
 
 
 def environment() -> dict[str, Any]:

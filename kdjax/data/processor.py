@@ -59,7 +59,8 @@ class Processor(Preprocessing):
         Raises:
             UserError: a file cannot be read, or an array is no such image.
         """
-        given: Any = [images] if isinstance(images, One) else images
+        many = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+        given: Any = images if many else [images]
         opened = [_as_pil(image) for image in given]
         if self.original == "open_clip":
             cut = self.image_size, self.interpolation, self.resize
@@ -104,7 +105,17 @@ def _as_pil(image: Any) -> Image.Image:
         return image
     if isinstance(image, str | bytes | os.PathLike):
         return open_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"a {type(image).__name__} is no image: give a path, bytes, a PIL image or "
+            "a uint8 array [height, width, 3]"
+        )
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or not image.size
+    ):
         raise UserError(
             f"an array of {image.dtype} {list(image.shape)} is no image: give uint8 "
             "[height, width, 3]"
@@ -142,6 +153,9 @@ def load_processor(
         raise UserError(
             f"the configs in {path} cannot be understood ({error}): fetch them again"
         ) from error
+    length = found["context_length"]
+    if not isinstance(length, int) or length < 1:
+        raise UserError(f"{path}: the context length is {length!r}; correct its config")
     return Processor(**found, tokenizer=load_tokenizer(str(path)))
 
 

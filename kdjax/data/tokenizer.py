@@ -16,6 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from kdjax.data.tokenizer_files import read_tokenizer
 from kdjax.errors import UserError
+from kdjax.files import write_whole
 
 PAD, UNKNOWN, BOS, EOS = "[PAD]", "[UNK]", "[BOS]", "[EOS]"
 _SPECIALS = (PAD, UNKNOWN, BOS, EOS)
@@ -77,14 +78,21 @@ class Tokenizer:
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         special = dict(self.special_tokens)
+        added = self.backend.get_added_tokens_decoder().values()
+        if special["pad_token"] not in {token.content for token in added}:
+            # OpenCLIP pads with a word; named as special it would be cut out of texts.
+            special["pad_token"] = special["eos_token"]
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": length,
             **special,
         }
-        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True))
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
-        (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+        for name, text in (
+            ("tokenizer.json", self.backend.to_str(pretty=True)),
+            ("tokenizer_config.json", json.dumps(config, indent=2)),
+            ("special_tokens_map.json", json.dumps(special, indent=2)),
+        ):
+            write_whole(folder / name, text.encode())
 
     def _id_of(self, key: str) -> int:
         token_id = self.backend.token_to_id(self.special_tokens[key])

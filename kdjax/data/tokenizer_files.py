@@ -9,6 +9,7 @@ from etils import epath
 from tokenizers import normalizers
 
 from kdjax.errors import UserError
+from kdjax.files import read_json
 from kdjax.hub import (
     CONFIG,
     OPEN_CLIP_CONFIG,
@@ -19,7 +20,7 @@ from kdjax.hub import (
 
 Read = tuple[tokenizers.Tokenizer, dict[str, str]]
 
-VOCABULARIES = ("vocab.json", "vocab.txt", "*.model")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 # Whose tokenizer OpenCLIP carries with it.
 OPENAI = "openai/clip-vit-base-patch32"
 ONE_SPACE = [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()]
@@ -96,9 +97,15 @@ def _open_clip_text(folder: epath.Path) -> dict[str, Any] | None:
     if not (folder / OPEN_CLIP_CONFIG).exists():
         return None
     family, values = family_of(folder)
-    return (
-        values.get("model_cfg", values)["text_cfg"] if family == "open_clip" else None
-    )
+    if family != "open_clip":
+        return None
+    text = values.get("model_cfg", values).get("text_cfg")
+    if not isinstance(text, dict):
+        raise UserError(
+            f"{folder / OPEN_CLIP_CONFIG} has no text_cfg, which says how texts are "
+            "read: fetch it again"
+        )
+    return text
 
 
 def _read_open_clip(folder: epath.Path, text: Mapping[str, Any]) -> Read:
@@ -160,11 +167,16 @@ def _token_of_zero(backend: tokenizers.Tokenizer) -> str:
     return token
 
 
+def has_vocabulary(folder: epath.Path) -> bool:
+    """Return whether a directory has a tokenizer of its own, whole or not."""
+    return any(path for kind in VOCABULARIES for path in folder.glob(kind))
+
+
 def _read(folder: epath.Path) -> Read:
     if (folder / "tokenizer.json").exists():
         return _read_directory(folder)
     # Of a directory without one `transformers` makes a tokenizer that knows no word.
-    if not any(path for kind in VOCABULARIES for path in folder.glob(kind)):
+    if not has_vocabulary(folder):
         raise UserError(_nothing_there(str(folder)))
     return _read_with_transformers(str(folder))
 
@@ -181,14 +193,27 @@ def _read_directory(
             **_read_json(folder / "special_tokens_map.json"),
             **_read_json(folder / "tokenizer_config.json"),
         }
+        named = _special_tokens(entries)
     # The Rust side raises bare exceptions.
     except Exception as error:
         raise UserError(
             f"{path} or the files beside it cannot be read as a tokenizer ({error}): "
             "save it again"
         ) from error
+    _check_side(folder, entries)
     special = {"pad_token": padding["pad_token"]} if "pad_token" in padding else {}
-    return backend, special | _special_tokens(entries)
+    return backend, special | named
+
+
+def _check_side(folder: epath.Path, entries: Mapping[str, Any]) -> None:
+    """Refuse texts that are padded in front: towers read from their first token."""
+    # Where the file is silent the class is asked; Gemma's alone pads in front.
+    gemma = str(entries.get("tokenizer_class")).startswith("GemmaTokenizer")
+    if entries.get("padding_side", "left" if gemma else "right") == "left":
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'} pads texts on the left, which is not "
+            'done here: set its padding_side to "right" if the model was trained so'
+        )
 
 
 def _read_with_transformers(name: str) -> Read:
@@ -196,16 +221,20 @@ def _read_with_transformers(name: str) -> Read:
         with without_advice():
             from transformers import AutoTokenizer
 
-            loaded = AutoTokenizer.from_pretrained(name)
+            loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     # What an incomplete directory makes of the library is of many kinds.
     except Exception as error:
-        raise UserError(_nothing_there(name)) from error
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the tokenizer of {name!r} cannot be opened ({said}): give a directory "
+            "with tokenizer.json"
+        ) from error
     return backend, _special_tokens(loaded.special_tokens_map)
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _special_tokens(entries: Mapping[str, Any]) -> dict[str, str]:

@@ -2,12 +2,19 @@
 
 from kdjax.models.clip import CLIP, CLIPOutput
 from kdjax.models.config import CLIPConfig, TextConfig, VisionConfig, VQAConfig
-from kdjax.models.structure import Params, abstract_of, graph_of, parameter_counts
+from kdjax.models.structure import (
+    TOWERS,
+    Params,
+    abstract_of,
+    graph_of,
+    parameter_counts,
+)
 from kdjax.models.vqa import VQAModel
 from kdjax.models.zoo import architecture, architecture_names
 
 __all__ = [
     "CLIP",
+    "TOWERS",
     "CLIPConfig",
     "CLIPOutput",
     "Params",

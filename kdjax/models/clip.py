@@ -137,8 +137,8 @@ def preprocess(
     """Turn a batch's uint8 images into a tower's own size and normalisation.
 
     Sizes, crop and rounding are those of `transformers`, which resizes with Pillow:
-    rows and columns in turn, each time to whole numbers. Where a number is halfway
-    between two, a value is the next of the 256.
+    rows and columns in turn, each time to whole numbers. A value may still be one of
+    256 levels beside, where the exact one lies halfway between two.
     """
     x = images.astype(jnp.float32)
     if images.shape[1:3] != (config.image_size, config.image_size):

@@ -19,6 +19,14 @@ ImagePooling = Literal["class", "mean", "attention"]
 TextPooling = Literal["eos", "argmax", "last"]
 
 
+def check_counts(config: Any, *names: str) -> None:
+    """Raise a UserError unless what a config counts is a whole number above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} is {value!r}: give a whole number of at least 1")
+
+
 def check_heads(width: int, num_heads: int) -> None:
     """Raise a UserError unless attention heads share a width evenly."""
     if num_heads < 1 or width % num_heads:
@@ -51,6 +59,7 @@ class TransformerConfig:
     attention: Kernel = "xla"
 
     def __post_init__(self) -> None:
+        check_counts(self, "width", "num_heads", "mlp_width")
         check_heads(self.width, self.num_heads)
 
 
@@ -111,6 +120,12 @@ class VisionConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_counts(self, "layers", "image_size", "patch_size")
+        if self.image_size < self.patch_size:
+            raise UserError(
+                f"an image of {self.image_size} pixels has no patch of "
+                f"{self.patch_size}: give a larger image_size"
+            )
         if self.pooling == "class" and not self.class_token:
             raise UserError(
                 "a vision tower without class token cannot be pooled at it: choose "
@@ -140,6 +155,9 @@ class TextConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_counts(self, "layers", "vocab_size", "context_length")
+        if not isinstance(self.eos_id, int | None):
+            raise UserError(f"eos_id is {self.eos_id!r}: give one whole number")
         if self.pooling == "eos" and self.eos_id is None:
             raise UserError(
                 "a text tower pooled at its end-of-text token needs that token's "

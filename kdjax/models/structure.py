@@ -14,6 +14,11 @@ Model = Callable[..., nnx.Module]
 Config = CLIPConfig | VQAConfig
 # A module's parameters, as nested dicts of arrays.
 Params = dict[str, Any]
+# What of a CLIP model takes images, and texts, to the joint space.
+TOWERS = {
+    "vision": ("vision", "visual_projection"),
+    "text": ("text", "text_projection"),
+}
 
 
 def graph_of(model: Model, config: Config) -> nnx.GraphDef:
@@ -58,8 +63,8 @@ def parameter_counts(config: CLIPConfig) -> ParameterCounts:
         return sum(x.size for x in jax.tree.leaves(held))
 
     return ParameterCounts(
-        vision=count("vision", "visual_projection"),
-        text=count("text", "text_projection"),
+        vision=count(*TOWERS["vision"]),
+        text=count(*TOWERS["text"]),
         token_embedding=shapes["text"]["token_embedding"]["embedding"].size,
         total=count(*shapes),
     )

@@ -12,6 +12,7 @@ from kdjax.commands.models import check_name
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.run import run_command
 from kdjax.commands.schema import check_config
+from kdjax.commands.start import check_sizes
 from kdjax.commands.workdir import Workdir
 from kdjax.study.answer import answer
 from kdjax.study.grid import Entry, PlannedRun, plan
@@ -77,8 +78,13 @@ def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -
 
 def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
     """Find now what is wrong with a run, and not when it is its turn."""
-    for _, run in _runs(entries):
+    runs = [run for _, run in _runs(entries)]
+    trained = {run.name: run.config.model for run in runs if run.command == "pretrain"}
+    for run in runs:
         check_config(run.command, run.config)
+        if run.command == "distill" and run.config.teacher in trained:
+            teacher = trained[run.config.teacher]
+            check_sizes(run.config.inherit, run.config.student, teacher)
         for key in ("model", "student"):
             if key in run.config:
                 check_name(run.config[key], cells / run.name)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from kdjax.models import TOWERS
+
 # Parameters that are decayed: matrices, and nothing that scales or shifts.
 DECAYED = ("kernel", "embedding")
-TEXT = (["model", "text"], ["model", "text_projection"])
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100 (Radford 2021, section 2.5)
 
 
@@ -96,7 +97,8 @@ def _factor(path: Any, config: OptimizerConfig) -> float:
     if "vision" in keys:
         return config.vision_rate
     # The objective has a head that is called text too.
-    return config.text_rate if keys[:2] in TEXT else 1.0
+    text = keys[:1] == ["model"] and keys[1] in TOWERS["text"]
+    return config.text_rate if text else 1.0
 
 
 def clamp_logit_scale(params: Any) -> Any:

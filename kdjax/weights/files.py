@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -80,7 +81,8 @@ def _local(path: epath.Path, scratch: str) -> Path:
     return Path(path.copy(epath.Path(scratch) / path.name, overwrite=True))
 
 
-def _safetensors(paths: list[Path]) -> Tensors:
+def _safetensors(paths: list[Path], listed: Mapping[str, str] | None = None) -> Tensors:
+    """Open files; of a tensor that two of them hold `listed` says which counts."""
     from safetensors import SafetensorError, safe_open
 
     place: dict[str, Path] = {}
@@ -89,6 +91,8 @@ def _safetensors(paths: list[Path]) -> Tensors:
         try:
             with safe_open(path, "numpy") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    if listed and listed.get(name, path.name) != path.name:
+                        continue
                     place[name] = path
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         except FileNotFoundError as error:
@@ -101,9 +105,18 @@ def _safetensors(paths: list[Path]) -> Tensors:
     def read(name: str) -> np.ndarray:
         # Opened for each tensor: what a mapped file has been read stays in memory.
         with safe_open(place[name], "numpy") as file:
-            return file.get_tensor(name)
+            return _floating(file.get_tensor(name), f"{name} of {place[name]}")
 
     return Tensors(shapes, read)
+
+
+def _floating(tensor: np.ndarray, what: str) -> np.ndarray:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise UserError(
+            f"{what} is of {tensor.dtype}, and weights are floating-point numbers: "
+            "fetch a checkpoint that is not quantised"
+        )
+    return tensor
 
 
 def _sharded(index: epath.Path, scratch: str) -> Tensors:
@@ -115,7 +128,9 @@ def _sharded(index: epath.Path, scratch: str) -> Tensors:
             f"{index} has no weight_map of tensors to files beside it: fetch it again"
         )
     shards = sorted(set(listed.values()))
-    tensors = _safetensors([_local(index.parent / name, scratch) for name in shards])
+    tensors = _safetensors(
+        [_local(index.parent / name, scratch) for name in shards], listed
+    )
     if missing := sorted(listed.keys() - tensors.shapes.keys()):
         raise UserError(
             f"{index} lists {missing[0]}, which {listed[missing[0]]} does not hold "
@@ -136,6 +151,10 @@ def _msgpack(path: epath.Path) -> Tensors:
         raise UserError(
             f"{path} is damaged or cut off ({error}): fetch it again"
         ) from error
+    for name, value in flat.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{path} holds {name}, which is no tensor: fetch it again")
+        _floating(value, f"{name} of {path}")
     tensors = dict(_from_flax(str(name), value) for name, value in flat.items())
     return Tensors({k: v.shape for k, v in tensors.items()}, tensors.pop)
 
@@ -143,7 +162,7 @@ def _msgpack(path: epath.Path) -> Tensors:
 def _from_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     """Return a Flax parameter's name and value as PyTorch has them."""
     start, _, leaf = name.rpartition(".")
-    if leaf == "kernel":
+    if leaf == "kernel" and value.ndim in (2, 4):
         value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
     weight = leaf in ("kernel", "scale", "embedding")
     return (f"{start}.weight" if weight else name), value

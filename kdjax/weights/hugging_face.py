@@ -9,7 +9,7 @@ from kdjax.hub import without_advice
 from kdjax.models import CLIPConfig, TextConfig, VisionConfig
 from kdjax.preprocessing import (
     Family,
-    channels,
+    as_far_as_known,
     hugging_face_default,
     read_hugging_face,
     square_side,
@@ -31,7 +31,12 @@ Values = Mapping[str, Any]
 # The value that old CLIP configs carry whatever their tokenizer's is: the text is
 # pooled at its largest id then.
 LEGACY_EOS_ID = 2
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 
 BLOCK = [
     *norm("layer_norm1", "attention_norm"),
@@ -114,12 +119,17 @@ def siglip_rules(config: CLIPConfig) -> list[Rule]:
 
 
 def _tower(config: Any) -> dict[str, Any]:
+    if config.hidden_act not in ACTIVATIONS:
+        raise UserError(
+            f"hidden_act {config.hidden_act!r} is not one that kdjax computes; "
+            f"{', '.join(ACTIVATIONS)} are"
+        )
     return {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,
         "num_heads": config.num_attention_heads,
         "mlp_width": config.intermediate_size,
-        "activation": ACTIVATIONS.get(config.hidden_act, config.hidden_act),
+        "activation": ACTIVATIONS[config.hidden_act],
         "norm_epsilon": float(config.layer_norm_eps),
     }
 
@@ -129,20 +139,13 @@ def _given(values: Values) -> dict[str, Any]:
 
 
 def _images(preprocessor: Values, family: Family, image_size: int) -> dict[str, Any]:
-    """Return the part of a vision config that is about images.
-
-    Weights can be loaded whatever the preprocessor is; of one that cannot be expressed
-    the mean and the deviation are taken, and the rest is the family's default.
-    """
-    try:
-        found = read_hugging_face(preprocessor, family)
-    except (UserError, TypeError):
-        default = hugging_face_default(family)
-        found = replace(
-            default,
-            mean=channels(preprocessor.get("image_mean") or default.mean),
-            std=channels(preprocessor.get("image_std") or default.std),
-        )
+    """Return the part of a vision config that is about images."""
+    found = as_far_as_known(
+        lambda: read_hugging_face(preprocessor, family),
+        hugging_face_default(family),
+        mean=preprocessor.get("image_mean"),
+        std=preprocessor.get("image_std"),
+    )
     return asdict(replace(found, image_size=image_size))
 
 
@@ -153,6 +156,8 @@ def read_clip(values: Values, preprocessor: Values) -> CLIPConfig:
 
     theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
+    if vision.num_channels != 3:
+        raise UserError(f"images of {vision.num_channels} channels are not seen; 3 are")
     legacy = text.eos_token_id == LEGACY_EOS_ID
     return CLIPConfig(
         vision=VisionConfig(
@@ -179,6 +184,8 @@ def read_siglip(values: Values, preprocessor: Values) -> CLIPConfig:
 
     theirs: Any = TheirConfig(**_given(values))
     vision, text = theirs.vision_config, theirs.text_config
+    if vision.num_channels != 3:
+        raise UserError(f"images of {vision.num_channels} channels are not seen; 3 are")
     if not getattr(vision, "vision_use_head", True):
         raise UserError("a SigLIP without attention pooling has no image embedding")
     return CLIPConfig(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from kdjax.errors import UserError
 from kdjax.models import (
     CLIP,
+    TOWERS,
     CLIPConfig,
     TextConfig,
     VisionConfig,
@@ -157,7 +158,7 @@ def _misfits(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
 
 
 def _tower(path: Path) -> str:
-    return "vision" if path[0] in ("vision", "visual_projection") else "text"
+    return "vision" if path[0] in TOWERS["vision"] else "text"
 
 
 def _axes(path: Path) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """From a published checkpoint to a CLIP model."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from kdjax.weights.rules import (
 
 # Tensors that old checkpoints hold and that say nothing.
 CONSTANT = ("position_ids", "attn_mask")
+DTYPES = ("float32", "bfloat16", "float16")
 POSITIONS: Path = ("vision", "position_embedding")
 
 
@@ -58,16 +60,16 @@ def load_clip(
             JAX's default device.
 
     Raises:
-        UserError: a file is missing or damaged, the model is of another family, or the
-            weights do not fit the config.
+        UserError: a file is missing or damaged, the model is of another family, the
+            weights do not fit the config, or there is no such dtype or size.
     """
+    _check_dtypes(dtype, param_dtype)
     path = _find(name_or_directory, revision)
     layout, values = layout_of(path)
     found = replace(
         _read_config(path, layout, values), dtype=dtype, param_dtype=param_dtype
     )
-    vision = replace(found.vision, image_size=image_size or found.vision.image_size)
-    config = replace(found, vision=vision)
+    config = found if image_size is None else _seeing(found, image_size)
     abstract = nnx.to_pure_dict(abstract_of(CLIP, found))
     rules = layout.rules(found)
     place = _resized(_placing(config, mesh), found, config)
@@ -85,21 +87,41 @@ def load_clip(
     return nnx.merge(graph_of(CLIP, config), params)
 
 
+def _check_dtypes(*names: str) -> None:
+    """Check that models can compute, or be held, in these.
+
+    Raises:
+        UserError: one is another.
+    """
+    for name in names:
+        if name not in DTYPES:
+            raise UserError(f"the dtype {name!r} is none of {', '.join(DTYPES)}")
+
+
+def _seeing(config: CLIPConfig, image_size: int) -> CLIPConfig:
+    """Return the config of a model that sees images of another size."""
+    return replace(config, vision=replace(config.vision, image_size=image_size))
+
+
 def _find(name: str, revision: str | None) -> epath.Path:
     """Return a model's directory; from the hub only those weights that will be read."""
     path = find_model(name, ABOUT, revision)
     layout, _ = layout_of(path)
     weights = (f"{layout.stem}.safetensors", f"{layout.stem}-*.safetensors", MSGPACK)
+    # Also where there are some already: a download may have been interrupted.
     for wanted in (weights[:2], weights[2:]):
-        if not any(p for pattern in weights for p in path.glob(pattern)):
-            path = find_model(name, (*ABOUT, *wanted), revision)
+        path = find_model(name, (*ABOUT, *wanted), revision)
+        if any(p for pattern in wanted for p in path.glob(pattern)):
+            break
     return path
 
 
 def _read_config(
     path: epath.Path, layout: Layout, values: Mapping[str, Any]
 ) -> CLIPConfig:
-    preprocessor = image_settings(path) or {}
+    preprocessor: Mapping[str, Any] = {}
+    with suppress(UserError):  # a damaged one is a processor's business
+        preprocessor = image_settings(path) or {}
     try:
         return layout.read(values, preprocessor)
     except UserError as error:

@@ -10,10 +10,7 @@ from kdjax.errors import UserError
 from kdjax.models import CLIPConfig, TextConfig, VisionConfig
 from kdjax.models.config import Activation
 from kdjax.preprocessing import (
-    OPENAI_MEAN,
-    OPENAI_STD,
-    Preprocessing,
-    channels,
+    as_far_as_known,
     read_open_clip,
     square_side,
     write_open_clip,
@@ -51,6 +48,8 @@ TIMM_BLOCK = [
     *linear("mlp.fc1", "mlp", "up"),
     *linear("mlp.fc2", "mlp", "down"),
 ]
+# How the vision towers are pooled that OpenCLIP takes from timm.
+TIMM = "attention"
 # Name in timm -> width, layers, heads, MLP width.
 TIMM_TOWERS = {
     "vit_base": (768, 12, 12, 3072),
@@ -93,12 +92,12 @@ PLAIN: dict[str, Any] = {
 
 def rules(config: CLIPConfig) -> list[Rule]:
     """Return the table of OpenCLIP's model class for a config."""
-    sigmoid = config.logit_bias_init is not None
+    biased, timm = config.logit_bias_init is not None, config.vision.pooling == TIMM
     return [
         same("logit_scale", "logit_scale"),
-        *([same("logit_bias", "logit_bias")] if sigmoid else []),
-        *(_timm_vision(config) if sigmoid else _vision(config)),
-        *_text(config, "text." if sigmoid else ""),
+        *([same("logit_bias", "logit_bias")] if biased else []),
+        *(_timm_vision(config) if timm else _vision(config)),
+        *_text(config, "text." if timm else ""),
     ]
 
 
@@ -189,35 +188,35 @@ def read(values: Values, preprocessor: Values) -> CLIPConfig:
                     f"the OpenCLIP model has {tower}.{key} {given[key]!r}, which kdjax "
                     "does not compute"
                 )
-    sigmoid = "timm_model_name" in vision
+    timm = "timm_model_name" in vision
+    if model.get("custom_text") and not timm:
+        raise UserError(
+            "the OpenCLIP model has custom_text and no vision tower of timm, a layout "
+            "that kdjax does not read"
+        )
     quick, bias = model.get("quick_gelu", False), model.get("init_logit_bias")
-    seeing = _read_timm(vision) if sigmoid else _read_vision(vision, quick)
+    seeing = _read_timm(vision) if timm else _read_vision(vision, quick)
     return CLIPConfig(
         vision=VisionConfig(
             **(seeing | _images(values.get("preprocess_cfg", {}), seeing["image_size"]))
         ),
         text=_read_text(text, quick),
         embed_dim=model["embed_dim"],
-        visual_projection=not sigmoid,
+        visual_projection=not timm,
         text_projection_bias=text.get("proj_bias", False),
         logit_bias_init=None if bias is None else float(bias),
     )
 
 
 def _images(preprocessing: Values, image_size: int) -> dict[str, Any]:
-    """Return the part of a vision config that is about images.
-
-    Weights can be loaded whatever the preprocessing is; of one that cannot be expressed
-    the mean and the deviation are taken, and the rest is OpenCLIP's default.
-    """
-    try:
-        found = read_open_clip(preprocessing, image_size)
-    except (UserError, TypeError):
-        found = Preprocessing(
-            image_size=image_size,
-            mean=channels(preprocessing.get("mean") or OPENAI_MEAN),
-            std=channels(preprocessing.get("std") or OPENAI_STD),
-        )
+    """Return the part of a vision config that is about images."""
+    given = preprocessing if isinstance(preprocessing, Mapping) else {}
+    found = as_far_as_known(
+        lambda: read_open_clip(given, image_size),
+        read_open_clip({}, image_size),
+        mean=given.get("mean"),
+        std=given.get("std"),
+    )
     return asdict(found)
 
 
@@ -306,7 +305,7 @@ def _read_text(text: Values, quick: bool) -> TextConfig:
 def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the content of open_clip_config.json, and of no other file."""
     vision, text = config.vision, config.text
-    timm = vision.pooling == "attention"
+    timm = vision.pooling == TIMM
     vision_cfg = _write_timm(vision) if timm else _write_vision(vision)
     text_cfg = {
         "context_length": text.context_length,
@@ -325,7 +324,8 @@ def write(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {
         "embed_dim": config.embed_dim,
         "quick_gelu": vision.activation == "quick_gelu",
-        **({} if bias is None else {"custom_text": True, "init_logit_bias": bias}),
+        **({"custom_text": True} if timm else {}),
+        **({} if bias is None else {"init_logit_bias": bias}),
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }

@@ -1,7 +1,6 @@
 """Tables of name rules: how one checkpoint's tensors are our parameters, and back."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -174,10 +173,12 @@ def check_tensors(given: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> No
     ]
     if problems:
         # A line for all layers of a stack, or a wrong depth would fill a screen.
-        counts = Counter(LAYER.sub(".*.", problem, count=1) for problem in problems)
+        alike: dict[str, list[str]] = {}
+        for problem in problems:
+            alike.setdefault(LAYER.sub(".*.", problem, count=1), []).append(problem)
         listed = "; ".join(
-            problem if many == 1 else f"{problem} ({many} times)"
-            for problem, many in counts.items()
+            found[0] if len(found) == 1 else f"{many} ({len(found)} times)"
+            for many, found in alike.items()
         )
         raise UserError(f"the weights do not fit the config: {listed}")
 

@@ -9,7 +9,7 @@ from etils import epath
 from flax import nnx
 
 from kdjax.errors import UserError
-from kdjax.files import write_whole
+from kdjax.files import make_folder, write_whole
 from kdjax.models import CLIP, CLIPConfig
 from kdjax.weights.files import MSGPACK, to_flax
 from kdjax.weights.layouts import LAYOUTS, Layout, hugging_face_layout, write_config
@@ -45,8 +45,11 @@ def save_clip(
         tokenizer: of the model's texts, such as `load_processor(...).tokenizer`.
 
     Raises:
-        UserError: an unknown format, or one in which the model cannot be written.
+        UserError: an unknown format, or one in which the model cannot be written; or
+            the directory holds a model in another format.
     """
+    if not str(directory):
+        raise UserError("the directory is empty; give one to write the model into")
     layout, contents = check_format(clip.config, format)
     if tokenizer is not None and layout is LAYOUTS["open_clip"]:
         # Without a name OpenCLIP takes OpenAI's tokenizer; in a local directory any
@@ -57,19 +60,31 @@ def save_clip(
         to_theirs(nnx.to_pure_dict(nnx.state(clip)), layout.rules(clip.config))
     )
     path = epath.Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
+    wanted = MSGPACK if format == "msgpack" else f"{layout.stem}.safetensors"
+    _refuse_others(path, {wanted, layout.config_file})
+    make_folder(path)
     if format == "msgpack":
-        write_whole(path / MSGPACK, _msgpack(tensors))
+        write_whole(path / wanted, _msgpack(tensors))
     else:
         from safetensors.numpy import save
 
-        write_whole(
-            path / f"{layout.stem}.safetensors", save(tensors, {"format": "pt"})
-        )
+        write_whole(path / wanted, save(tensors, {"format": "pt"}))
     for name, values in contents.items():
         write_whole(path / name, (json.dumps(values, indent=2) + "\n").encode())
     if tokenizer is not None:
         tokenizer.save(path, clip.config.text.context_length)
+
+
+def _refuse_others(path: epath.Path, wanted: set[str]) -> None:
+    """Refuse a directory with a model in another format: either might be read."""
+    for other in LAYOUTS.values():
+        weights = {f"{other.stem}.safetensors", f"{other.stem}.safetensors.index.json"}
+        for name in sorted({other.config_file, *weights, MSGPACK} - wanted):
+            if (path / name).exists():
+                raise UserError(
+                    f"{path} holds {name}, of another format, which would be read "
+                    "in place of what is written: give another directory"
+                )
 
 
 def check_format(config: CLIPConfig, format: str) -> tuple[Layout, dict[str, Any]]:

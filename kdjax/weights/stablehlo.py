@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kdjax.errors import UserError
-from kdjax.models import CLIP, graph_of
+from kdjax.models import CLIP, TOWERS, graph_of
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # What a file of this kind can address.
@@ -18,14 +18,15 @@ def image_tower_program(clip: CLIP) -> bytes:
     """Return the image tower, weights and all, as `jax.export` serialises it.
 
     What `jax.export.deserialize(...).call` takes are normalised images [B, S, S, 3],
-    and what it returns are embeddings [B, D], not normalised; B is any. Inside is
-    portable StableHLO, for CPUs, GPUs and TPUs.
+    and what it returns are embeddings [B, D], not normalised, in float32; B is any.
+    Inside is portable StableHLO, for CPUs, GPUs and TPUs. Making it takes several times
+    the tower's memory, for the weights are constants of the program.
 
     Raises:
         UserError: the tower is too big for one file.
     """
     params = nnx.to_pure_dict(nnx.state(clip))
-    tower = {k: v for k, v in params.items() if k in ("vision", "visual_projection")}
+    tower = [params.get(part) for part in TOWERS["vision"]]
     size = sum(x.nbytes for x in jax.tree.leaves(tower))
     if size > MOST_BYTES:
         raise UserError(
@@ -35,7 +36,8 @@ def image_tower_program(clip: CLIP) -> bytes:
     graph = graph_of(CLIP, clip.config)
 
     def encode(images: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:
-        return nnx.merge(graph, params).encode_image(images)
+        embeddings = nnx.merge(graph, params).encode_image(images)
+        return embeddings.astype(jnp.float32)
 
     (batch,) = jax.export.symbolic_shape("batch")
     side = clip.config.vision.image_size

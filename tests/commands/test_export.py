@@ -113,6 +113,43 @@ def test_the_cards_parameters_are_the_models(run, tmp_path):
     assert row in (tmp_path / "README.md").read_text()
 
 
+def test_the_card_says_where_the_student_started(run, tmp_path):
+    config = load_config("configs/distill/easy_vqa.py")
+    config.student, config.teacher, config.inherit = "tiny-16", "teacher", "magnitude"
+    config.text_tower, config.steps, config.batch_size = "teacher", 1, 8
+    kdjax.run("distill", config, str(run.parent / "heir"), quiet=True)
+    export(run.parent / "heir", "safetensors", tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| inherit | magnitude |" in card
+    assert "| text tower | teacher |" in card
+    assert "| tokenizer |" not in card
+
+
+def test_the_card_tells_the_steps_that_were_made(run, tmp_path):
+    grown = shutil.copytree(run, tmp_path / "grown")
+    config = json.loads((grown / "config.json").read_text())
+    (grown / "config.json").write_text(json.dumps(config | {"steps": 9000}))
+    export(grown, "safetensors", tmp_path / "out")
+    assert "| steps | 2 |" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_folder_that_cannot_be_one_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be made"):
+        export(run, "safetensors", tmp_path / "file/inside")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/README.md").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="is not empty"):
+        export(run, "safetensors", tmp_path / "full")
+
+
+def test_an_export_from_python_needs_no_more_than_the_checkpoint(run, tmp_path):
+    kdjax.run("export", {"checkpoint": run}, str(tmp_path), quiet=True)
+    assert (tmp_path / "model.safetensors").exists()
+    with pytest.raises(UserError, match="give a mapping with the checkpoint"):
+        kdjax.run("export", 5, str(tmp_path), quiet=True)
+
+
 def test_the_same_export_may_be_made_again(run, tmp_path):
     first = export(run, "safetensors", tmp_path)
     # As after a kill in the middle.
@@ -141,7 +178,8 @@ def test_a_checkpoint_of_others_without_tokenizer_goes_out_without(tmp_path, cap
     config = {"checkpoint": str(WITHOUT_TOKENIZER), "format": "open_clip"}
     results = kdjax.run("export", config, str(tmp_path))
     assert set(results["files"]) == FILES["open_clip"] | {"README.md"}
-    assert "has no tokenizer; the export goes without" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the export goes without a tokenizer: there is no tokenizer at" in said
     card = (tmp_path / "README.md").read_text()
     assert f"loaded from `{WITHOUT_TOKENIZER}`" in card
     assert "## Results" not in card

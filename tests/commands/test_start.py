@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 from kdjax.cli import main, run
 from kdjax.commands.models import NamedModel
 from kdjax.commands.start import start
+from kdjax.commands.teacher import Teacher
 from kdjax.config import load_config
 from kdjax.data.tokenizer import train_tokenizer
 from kdjax.errors import UserError
@@ -167,6 +169,45 @@ def test_a_student_inherits_from_a_siglip(folder):
     assert student.config.embed_dim == student.config.vision.width == 16
 
 
+def test_a_text_read_at_its_last_token_is_not_cut_short(folder):
+    sigmoid_teacher(folder / "siglip")
+    changes = {"teacher": str(folder / "siglip"), "inherit": "index"}
+    with pytest.raises(UserError, match="the last of 8 tokens, padding or not: give 8"):
+        distilled(folder, "short", caption_length=6, **changes)
+
+
+def test_a_teacher_whose_pixels_cannot_be_made_is_refused(folder):
+    whole = folder / "teacher/model"
+    teacher = shutil.copytree(whole, folder / "unlike")
+    file = teacher / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"do_normalize": False}))
+    load_clip(str(teacher))  # weights alone are another matter
+    with pytest.raises(UserError, match="do_normalize is False"):
+        distilled(folder, "blind", teacher=str(teacher))
+
+
+def test_a_student_of_clipa_is_written_in_openclips_layout(folder):
+    zoo = architecture(TEACHER)
+    clipa = replace(
+        zoo,
+        vision=replace(zoo.vision, pooling="mean", pre_norm=False),
+        text=replace(zoo.text, pooling="last", eos_id=None, context_length=8),
+    )
+    tokenizer = train_tokenizer(["is there a red circle on green ?"])
+    clipa = replace(clipa, text=replace(clipa.text, vocab_size=tokenizer.vocab_size))
+    clip = drawn(lambda: CLIP(clipa, rngs=nnx.Rngs(0)))
+    save_clip(clip, folder / "clipa", format="open_clip", tokenizer=tokenizer)
+    config = config_of(teacher=str(folder / "clipa"), inherit="index", steps=1)
+    run("distill", config, str(folder / "meaned"), quiet=True)
+    assert (folder / "meaned/model/open_clip_config.json").exists()
+    score = load_config("configs/eval/easy_vqa.py")
+    score.model = "meaned"
+    again = run("eval", score, str(folder / "scored"), quiet=True)
+    results = json.loads((folder / "meaned/results.json").read_text())
+    assert again["zero_shot_accuracy"] == results["zero_shot_accuracy"]
+
+
 def test_a_student_that_could_not_be_written_is_refused_before_it_is_trained(folder):
     sigmoid_teacher(folder / "siglip")
     changes = {"teacher": str(folder / "siglip"), "text_tower": "teacher"}
@@ -219,7 +260,7 @@ def test_images_of_another_space_cannot_take_the_teachers_texts():
     tokenizer = train_tokenizer(["a red circle"])
     teacher, student = (named(clip_config(embed_dim=n), tokenizer) for n in (6, 5))
     with pytest.raises(UserError, match=r"in 6 dimensions, and the student's .* in 5"):
-        start(student, teacher, by="none", text_tower="teacher")
+        start(student, Teacher("mine", teacher), by="none", text_tower="teacher")
 
 
 def places(model):
@@ -233,5 +274,5 @@ def test_what_is_taken_is_the_students_own():
     narrow = {"width": 4, "num_heads": 1}
     fresh = NamedModel(clip_config(vision=narrow), None, None)
     for by, text_tower in (("none", "teacher"), ("index", "own"), ("index", "teacher")):
-        begun = start(fresh, teacher, by=by, text_tower=text_tower)
+        begun = start(fresh, Teacher("mine", teacher), by=by, text_tower=text_tower)
         assert not places(begun) & places(teacher)

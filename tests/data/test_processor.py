@@ -220,6 +220,7 @@ def test_arrays_files_and_images_make_one_batch(tmp_path):
     np.testing.assert_array_equal(batch, rows[[0, 0]])
     assert processor.images([]).shape == (0, 24, 24, 3)
     np.testing.assert_array_equal(processor.images(FILES["grey"]), rows[2:])
+    np.testing.assert_array_equal(processor.images(pixels), rows[:1])
 
 
 @pytest.mark.parametrize(
@@ -482,6 +483,31 @@ def test_openclip_pads_with_zeros_and_reads_html(tmp_path):
         == [processor.tokenizer.backend.encode("").ids[0], ends] + [0] * 14
     )
     assert open_clip(tmp_path).context_length == 77
+
+
+def test_a_word_that_openclip_pads_with_stays_a_word_when_it_is_saved(tmp_path):
+    open_clip(tmp_path)
+    clip_tokenizer(tmp_path)
+    tokenizer = kdjax.load_processor(tmp_path).tokenizer
+    word = tokenizer.special_tokens["pad_token"]
+    tokenizer.save(tmp_path / "copy", 20)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")
+    texts = [f"a cat{word}", f"{word} a {word}"]
+    ids = [tokenizer.backend.encode(text).ids for text in texts]
+    assert theirs(texts).input_ids == ids
+    again = load_tokenizer(tmp_path / "copy")
+    assert [again.backend.encode(text).ids for text in texts] == ids
+
+
+def test_texts_that_are_padded_in_front_are_refused(tmp_path):
+    gemma_tokenizer(tmp_path, "GemmaTokenizer")
+    file = tmp_path / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    for side in ("left", None):
+        settings.pop("padding_side", None)
+        file.write_text(json.dumps(settings | ({"padding_side": side} if side else {})))
+        with pytest.raises(UserError, match="pads texts on the left"):
+            load_tokenizer(tmp_path)
 
 
 def test_openclip_cleans_texts_for_siglip(tmp_path):

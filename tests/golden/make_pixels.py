@@ -8,11 +8,17 @@ of it as that name with the rule and the interpolation.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+
+# What it registers a torch for CPUs lacks beside a torchvision for GPUs.
+META = "torchvision._meta_registrations"
+sys.modules[META] = ModuleType(META)
+transform = import_module("open_clip.transform")
 
 SIZE = 12
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -40,11 +46,11 @@ def main(directory: Path) -> None:
         image = picture(rng, mode, width, height)
         found[name] = np.frombuffer(image.tobytes(), np.uint8)
         for rule, interpolation in ALL if mode == "RGB" else ALL[1:3]:
-            settings = PreprocessCfg(
+            settings = transform.PreprocessCfg(
                 size=SIZE, mean=MEAN, std=STD,
                 interpolation=interpolation, resize_mode=rule,
             )  # fmt: skip
-            pixels = image_transform_v2(settings, is_train=False)(image)
+            pixels = transform.image_transform_v2(settings, is_train=False)(image)
             key = f"{name}_{rule}_{interpolation}"
             found[key] = pixels.numpy().transpose(1, 2, 0)
     directory.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -198,6 +199,79 @@ def test_a_wrong_depth_is_a_line_for_each_kind_of_tensor(copy):
     assert str(error.value).count("missing") == 16
 
 
+def test_one_tensor_of_a_layer_is_named_with_its_layer(copy):
+    tensors = load_file(copy / "model.safetensors")
+    name = "text_model.encoder.layers.1.mlp.fc1.bias"
+    del tensors[name]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{re.escape(name)} \(.*\) is missing"):
+        kdjax.load_clip(str(copy))
+
+
+def test_a_tensor_of_whole_numbers_is_no_weight(copy):
+    tensors = load_file(copy / "model.safetensors")
+    name = "visual_projection.weight"
+    tensors[name] = tensors[name].astype(np.int8)
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{re.escape(name)} of .* is of int8"):
+        kdjax.load_clip(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "fp16"}, "the dtype 'fp16' is none of float32"),
+        ({"param_dtype": "int32"}, "the dtype 'int32' is none of"),
+        ({"image_size": 5}, "an image of 5 pixels has no patch of 7"),
+        ({"image_size": 0}, "image_size is 0: give a whole number"),
+    ],
+)
+def test_what_no_model_can_be_asked_for_is_refused(copy, options, said):
+    with pytest.raises(UserError, match=said):
+        kdjax.load_clip(str(copy), **options)
+
+
+@pytest.mark.parametrize(
+    ("tower", "key", "value", "said"),
+    [
+        ("vision_config", "hidden_act", "relu", "hidden_act 'relu' is not one"),
+        ("vision_config", "patch_size", 0, "patch_size is 0"),
+        ("vision_config", "num_channels", 4, "4 channels are not seen"),
+        ("text_config", "hidden_size", -24, "-24"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_named(copy, tower, key, value, said):
+    config = json.loads((copy / "config.json").read_text())
+    config[tower][key] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"config\.json.*{said}"):
+        kdjax.load_clip(str(copy))
+
+
+def test_a_file_by_its_name_is_not_a_model(copy):
+    (copy / "ViT-B-32.pt").write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=r"is a file: give the directory .* a pickle"):
+        kdjax.load_clip(str(copy / "ViT-B-32.pt"))
+
+
+def test_of_two_shards_the_one_counts_that_the_index_names(copy):
+    shard(copy)
+    index = json.loads((copy / "model.safetensors.index.json").read_text())
+    place = index["weight_map"]["logit_scale"]
+    (other,) = sorted(set(index["weight_map"].values()) - {place})[-1:]
+    tensors = load_file(copy / other)
+    tensors["logit_scale"] = np.array(99.0, np.float32)
+    save_file(tensors, copy / other)
+    assert kdjax.load_clip(str(copy)).logit_scale[...] < 5
+
+
+def test_a_run_is_loaded_by_its_workdir(copy, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/environment.json").write_text("{}")
+    copy.rename(tmp_path / "run/model")
+    assert kdjax.load_clip(str(tmp_path / "run")).config.embed_dim == 28
+
+
 def test_buffers_of_old_checkpoints_say_nothing(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["vision_model.embeddings.position_ids"] = np.arange(26)[None]
@@ -232,6 +306,7 @@ def test_a_tower_sees_images_as_the_preprocessor_says(copy):
         {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3]},
         {"resample": 1, "image_mean": [0.1, 0.2, 0.3]},
         {"size": {"longest_edge": 35}, "image_mean": [0.1, 0.2, 0.3]},
+        {"image_std": [0, 0, 0], "image_mean": [0.1, 0.2, 0.3]},
     ],
 )
 def test_weights_are_loaded_whatever_the_preprocessor_is(copy, settings):
@@ -383,7 +458,7 @@ def test_no_weights_at_all_is_said(copy):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, r"config\.json is missing"),
+        (None, r"config\.json is missing, and so is open_clip_config\.json"),
         ("{", r"config\.json is not JSON"),
         ("[1, 2]", "holds no JSON object"),
         ('{"model_type": "bert"}', "is of model_type 'bert'; models of type clip"),

@@ -128,6 +128,33 @@ def test_the_config_says_what_the_originals_said(tmp_path):
     assert new["projection_dim"] == old["projection_dim"]
 
 
+@pytest.mark.parametrize("there", ["safetensors", "msgpack", "open_clip"])
+@pytest.mark.parametrize("format", ["safetensors", "msgpack", "open_clip"])
+def test_a_model_is_not_written_beside_one_in_another_format(there, format, tmp_path):
+    clip = CLIP(architecture("nano-16"), rngs=nnx.Rngs(0))
+    kdjax.save_clip(clip, tmp_path, format=there)
+    if there == format:
+        kdjax.save_clip(clip, tmp_path, format=format)
+        return
+    with pytest.raises(UserError, match="of another format, which would be read"):
+        kdjax.save_clip(clip, tmp_path, format=format)
+
+
+def test_a_logit_bias_goes_with_a_class_token_in_openclips_layout(tmp_path):
+    tiny = dataclasses.replace(architecture("nano-16"), logit_bias_init=-10.0)
+    clip = CLIP(tiny, rngs=nnx.Rngs(0))
+    kdjax.save_clip(clip, tmp_path, format="open_clip")
+    assert kdjax.load_clip(str(tmp_path)).logit_bias[...] == -10
+
+
+@pytest.mark.parametrize("name", ["", "file/inside"])
+def test_a_place_where_nothing_can_be_written_is_refused(name, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    clip = CLIP(architecture("nano-16"), rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"directory is empty|cannot be made"):
+        kdjax.save_clip(clip, str(tmp_path / name) if name else "")
+
+
 def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
     clip = kdjax.load_clip(str(GOLDEN / ANY))
     with pytest.raises(UserError, match="no format 'bin'; give safetensors, msgpack"):
