@@ -73,7 +73,8 @@ def _run(
         scale = calibrated_scale(teacher, config, source_of(config, "validation"))
         if hold:
             held = hold_outputs(teacher, source)
-            frozen = {"logit_scale": teacher.params["logit_scale"]}
+            scalars = ("logit_scale", "logit_bias")
+            frozen = {k: teacher.params[k] for k in scalars if k in teacher.params}
         else:
             frozen = {**teacher.params}
             tokenizers["teacher"] = (teacher.tokenizer, teacher.context_length)

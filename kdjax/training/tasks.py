@@ -56,7 +56,7 @@ class ContrastiveTask:
         student: the trained model.
         teacher: the frozen model, or None. Its parameters are the `frozen` of the step,
             and beside them, where it was calibrated, `calibrated_scale`; where the
-            batch carries its outputs, the scales alone are needed.
+            batch carries its outputs, the scales and a logit bias alone are needed.
         objectives: names with their options, as sorted pairs.
     """
 
@@ -70,6 +70,7 @@ class ContrastiveTask:
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
             teacher_width=self.teacher.embed_dim if self.teacher else None,
+            student_bias=self.student.logit_bias_init is not None,
             rngs=rngs,
         )
         return Trained(CLIP(self.student, rngs=rngs), objective)
@@ -91,9 +92,11 @@ class ContrastiveTask:
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
-            scale = jnp.exp(params["logit_scale"])
             return Embeddings(
-                **batch["teacher"], logit_scale=scale, calibrated_scale=calibrated
+                **batch["teacher"],
+                logit_scale=jnp.exp(params["logit_scale"]),
+                logit_bias=params.get("logit_bias"),
+                calibrated_scale=calibrated,
             )
         model = nnx.merge(graph_of(CLIP, self.teacher), params)
         images = preprocess(batch["image"], self.teacher.vision)
