@@ -61,6 +61,8 @@ class Objective(nnx.Module):
         if teacher is None:
             self._refuse_without_teacher()
         frozen = jax.tree.map(jax.lax.stop_gradient, teacher)
+        # Once for all, so that the gradients of several uses add up in float32 too.
+        student = jax.tree.map(lambda x: x.astype(jnp.float32), student)
         terms: dict[str, Array] = {}
         total = jnp.float32(0)
         for name, pairs in self.spec:

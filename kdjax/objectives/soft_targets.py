@@ -62,17 +62,18 @@ def affinity_loss(
     own = student.logit_scale.astype(jnp.float32)
     ours = own if isinstance(student_scale, str) else student_scale
 
-    def affinity(rows: str, columns: str) -> Array:
-        targets, logits = (
+    def logits(rows: str, columns: str) -> list[Array]:
+        return [
             pair_logits(getattr(side, rows), getattr(side, columns), scale)
             for side, scale in ((teacher, theirs), (student, ours))
-        )
-        return _soft_cross_entropy(targets, logits)
+        ]
 
-    loss = (affinity("image", "text") + affinity("text", "image")) / 2
+    targets, said = logits("image", "text")
+    across = _soft_cross_entropy(targets, said) + _soft_cross_entropy(targets.T, said.T)
+    loss = across / 2
     for weight, modality in ((image_image, "image"), (text_text, "text")):
         if weight:
-            loss += weight * affinity(modality, modality)
+            loss += weight * _soft_cross_entropy(*logits(modality, modality))
     return loss
 
 

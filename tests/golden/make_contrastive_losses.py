@@ -1,8 +1,8 @@
 """Make tests/golden/contrastive_losses.npz: what others' losses say of small inputs.
 
 Usage: python make_contrastive_losses.py LOSS, where LOSS is src/open_clip/
-clip_soft_loss.py of github.com/wkcn/TinyCLIP. Needs torch, open_clip_torch and timm; the
-test that reads the file does not.
+clip_soft_loss.py of github.com/wkcn/TinyCLIP. Needs torch, open_clip_torch and timm;
+the tests that read the file do not.
 
 `siglip` and `open_clip_distill` are OpenCLIP's, `affinity` is TinyCLIP's. All work in
 float64 on float32 inputs, and take embeddings that their callers have normalised.

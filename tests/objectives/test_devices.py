@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from kdjax.objectives import objective_names
+
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
-NAMES = ["clip", "crd", "fd", "icl"]
+NAMES = objective_names()
 BATCH, STUDENT, TEACHER = 16, 8, 12
 
 
