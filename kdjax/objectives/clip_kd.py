@@ -67,6 +67,25 @@ def fd_loss(
     return distance(student.image, teacher.image) + distance(student.text, teacher.text)
 
 
+def mfd_loss(
+    student: Embeddings, teacher: Embeddings, *, reduction: str = "sum"
+) -> Float[Array, ""]:
+    """Return `fd_loss` of a student that sees a masked image; its text is whole.
+
+    Masked feature distillation. Three in four patches are dropped before the
+    transformer (He 2022, arXiv:2111.06377), as the paper says: the released code
+    overwrites the masked embeddings, and so repeats `fd_loss`.
+
+    Args:
+        student: masked_image and text [B, D], projected to the teacher's width.
+        teacher: image and text [B, D].
+        reduction: "sum" or "mean" over the width.
+    """
+    assert student.masked_image is not None
+    masked = replace(student, image=student.masked_image)
+    return fd_loss(masked, teacher, reduction=reduction)
+
+
 def icl_loss(
     student: Embeddings, teacher: Embeddings, *, scale: Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -178,10 +197,10 @@ def afd_loss(
     def beside(ours: Array, theirs: Array) -> Array:
         return jnp.concatenate([normalize(ours), normalize(theirs)], axis=-1)
 
-    both = replace(
-        student,
+    both = Embeddings(
         image=beside(student.image, teacher.image),
         text=beside(student.text, teacher.text),
+        logit_scale=student.logit_scale,
     )
     fused = fusion(both)
     logits = pair_logits(fused.image, fused.text, scale)

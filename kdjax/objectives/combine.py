@@ -15,7 +15,11 @@ from kdjax.objectives.registry import REGISTRY, Spec, expand
 
 
 class Objective(nnx.Module):
-    """The weighted sum of objectives."""
+    """The weighted sum of objectives.
+
+    Attributes:
+        needs_masked_image: whether the student must embed masked images too.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Objective(nnx.Module):
         self.spec = tuple((k, tuple(sorted(v.items()))) for k, v in chosen.items())
         if teacher_width is None:
             self._refuse_without_teacher()
+        self.needs_masked_image = any(REGISTRY[k].needs_masked_image for k in chosen)
         learnt = {part for name in chosen for part in REGISTRY[name].learns}
         width = student_width if teacher_width is None else teacher_width
         self.projection = nnx.data(

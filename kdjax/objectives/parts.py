@@ -34,10 +34,12 @@ class Heads(nnx.Module):
 
     def __call__(self, embeddings: Embeddings) -> Embeddings:
         """Return the embeddings with both modalities mapped."""
+        masked = embeddings.masked_image
         return dataclasses.replace(
             embeddings,
             image=self.image(embeddings.image),
             text=self.text(embeddings.text),
+            masked_image=None if masked is None else self.image(masked),
         )
 
 

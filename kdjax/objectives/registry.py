@@ -14,6 +14,7 @@ from kdjax.objectives.clip_kd import (
     fd_loss,
     gd_loss,
     icl_loss,
+    mfd_loss,
 )
 from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.options import Option, check_options, unknown
@@ -35,6 +36,7 @@ class Entry:
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
         needs_teacher: whether the teacher is an argument.
+        needs_masked_image: whether the student embeds a masked image too.
         learns: what it shares with others that name the same:
             "projection", the student comes in the teacher's width;
             "scale", the function's `scale`, whose form the option `scale` names;
@@ -47,6 +49,7 @@ class Entry:
     weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_teacher: bool = True
+    needs_masked_image: bool = False
     learns: tuple[str, ...] = ()
 
 
@@ -54,17 +57,20 @@ WEIGHT = Option(1.0, least=0.0)
 TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
 SCALE_FORM = Option("raw", choices=("raw", "exp"))
 
+FD = Entry(
+    fd_loss,
+    weight=3.9,
+    weights={("reduction", "mean"): 2000.0},
+    options={"reduction": Option("sum", choices=("sum", "mean"))},
+    learns=("projection",),
+)
+
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
     "siglip": Entry(siglip_loss, needs_teacher=False, learns=("bias",)),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
-    "fd": Entry(
-        fd_loss,
-        weight=3.9,
-        weights={("reduction", "mean"): 2000.0},
-        options={"reduction": Option("sum", choices=("sum", "mean"))},
-        learns=("projection",),
-    ),
+    "fd": FD,
+    "mfd": replace(FD, function=mfd_loss, needs_masked_image=True),
     "icl": Entry(
         icl_loss, options={"scale": SCALE_FORM}, learns=("projection", "scale")
     ),

@@ -34,6 +34,7 @@ def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
         text=x[f"{side}_text"],
         logit_scale=x[f"{side}_scale"],
         logit_bias=x.get(f"{side}_bias"),
+        masked_image=x.get(f"{side}_masked"),
     )
 
 

@@ -64,6 +64,14 @@ def fd_mean(x: Arrays) -> float:
     return fd(x) / x["teacher_image"].shape[1]
 
 
+def mfd(x: Arrays) -> float:
+    return fd({**x, "student_image": x["student_masked"]})
+
+
+def mfd_mean(x: Arrays) -> float:
+    return mfd(x) / x["teacher_image"].shape[1]
+
+
 def icl(x: Arrays) -> float:
     c = x["learnt_scale"]
     image = c * unit(projected(x, "image")) @ unit(x["teacher_text"]).T
@@ -235,6 +243,7 @@ def inputs(
             ("learnt_bias", -5.0, 0.0),
         )
     }
+    x["student_masked"] = rng.normal(size=(batch, student))
     for modality in ("image", "text"):
         x[f"fusion_{modality}_kernel"] = rng.normal(size=(student + teacher, student))
         x[f"fusion_{modality}_bias"] = rng.normal(size=student)

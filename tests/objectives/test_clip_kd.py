@@ -13,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from objectives import answers, oracle
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.clip_kd import crd_loss, fd_loss, gd_loss, icl_loss
+from kdjax.objectives.clip_kd import crd_loss, fd_loss, gd_loss, icl_loss, mfd_loss
 from kdjax.objectives.contrastive import diagonal_cross_entropy, normalize
 
 RELEASED = {
@@ -70,8 +70,14 @@ def test_an_exponential_scale_is_the_released_one_by_the_chain_rule(name, scale)
 
 FORMS = {
     "released": RELEASED,
-    "ours": {"fd": {}, "icl": {"scale": "exp"}, "gd": {}, "afd": {"scale": "exp"}},
-    "paper": {"gd": {"form": "paper"}},
+    "ours": {
+        "fd": {},
+        "mfd": {},
+        "icl": {"scale": "exp"},
+        "gd": {},
+        "afd": {"scale": "exp"},
+    },
+    "paper": {"gd": {"form": "paper"}, "mfd": {"reduction": "mean"}},
 }
 ORACLES = {
     ("clip", "released"): oracle.clip,
@@ -82,6 +88,8 @@ ORACLES = {
     ("gd", "released"): oracle.gd_released,
     ("afd", "released"): oracle.afd,
     ("fd", "ours"): oracle.fd,
+    ("mfd", "ours"): oracle.mfd,
+    ("mfd", "paper"): oracle.mfd_mean,
     ("icl", "ours"): oracle.icl_exp,
     ("gd", "ours"): oracle.gd_unit,
     ("afd", "ours"): oracle.afd_exp,
@@ -136,6 +144,16 @@ def test_feature_distillation_is_the_angle_whatever_the_width(seed, width):
     summed, mean = (float(fd_loss(*pair_of(x), reduction=r)) for r in ("sum", "mean"))
     assert summed == pytest.approx(expected, rel=1e-5)
     assert width * mean == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_masked_image_is_compared_and_not_the_whole_one():
+    """The released code overwrites it, and so has feature distillation twice."""
+    x = drawn(9)
+    student, teacher = pair_of(x)
+    masked = mfd_loss(student, teacher)
+    assert masked != fd_loss(student, teacher)
+    alike = replace(student, image=student.masked_image)
+    assert masked == fd_loss(alike, teacher)
 
 
 def test_a_number_takes_the_place_of_the_teachers_scale():
@@ -199,18 +217,21 @@ def test_the_released_gradients_shrink_as_the_scale_grows_which_they_should_not(
     assert at(30, "paper") > 1e5 * at(30, "released")
 
 
-def test_our_gradient_distillation_does_not_depend_on_batch_width_and_length():
-    """Twice the width, half of it empty, changes nothing; nor do lengths."""
+def test_our_gradient_distillation_depends_on_neither_width_nor_length():
+    """Twice the width, half of it empty, changes nothing; the others halve by it."""
     student, teacher = pair_of(drawn(8))
 
     def widened(side, factor):
         rows = (jnp.pad(x, ((0, 0), (0, 4))) for x in (side.image, side.text))
         image, text = (factor * x for x in rows)
-        return replace(side, image=image, text=text)
+        return Embeddings(image=image, text=text, logit_scale=side.logit_scale)
 
     expected = float(gd_loss(student, teacher))
-    found = float(gd_loss(widened(student, 3.0), widened(teacher, 0.2)))
-    assert found == pytest.approx(expected, rel=1e-5)
+    wide = widened(student, 3.0), widened(teacher, 0.2)
+    assert float(gd_loss(*wide)) == pytest.approx(expected, rel=1e-5)
+    for form in ("paper", "released"):
+        half = float(gd_loss(student, teacher, form=form)) / 2
+        assert float(gd_loss(*wide, form=form)) == pytest.approx(half, rel=1e-5)
 
 
 def test_no_array_of_gradient_distillation_has_a_batch_squared_times_a_width():

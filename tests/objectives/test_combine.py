@@ -18,8 +18,12 @@ WEIGHTS = st.floats(0, 100, width=32)
 
 def embeddings(seed, width):
     rng = np.random.default_rng(seed)
-    image, text = (jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "ab")
-    return Embeddings(image=image, text=text, logit_scale=jnp.float32(5))
+    image, text, masked = (
+        jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "abc"
+    )
+    return Embeddings(
+        image=image, text=text, masked_image=masked, logit_scale=jnp.float32(5)
+    )
 
 
 STUDENT, TEACHER = embeddings(0, 3), embeddings(1, 3)
@@ -138,6 +142,19 @@ def test_learnt_scales_start_where_those_of_the_released_code_do():
 def test_heads_start_with_outputs_as_large_as_their_inputs():
     kernel = build({"fd": {}}, student=256, teacher=64).projection.image.kernel[...]
     assert float(kernel.std()) == pytest.approx(1 / 16, rel=0.03)
+
+
+def test_masked_images_are_wanted_only_where_they_are_compared():
+    assert build({"fd": {}, "mfd": {}}).needs_masked_image
+    assert not build({"fd": {}}).needs_masked_image
+
+
+def test_a_masked_image_goes_through_the_head_of_images():
+    wide = embeddings(2, 8)
+    objective = build({"fd": {}, "mfd": {}}, teacher=8)
+    whole = replace(STUDENT, masked_image=STUDENT.image)
+    terms = objective(whole, wide)[1]
+    assert float(terms["mfd"]) == pytest.approx(float(terms["fd"]), rel=1e-6)
 
 
 def test_relations_ignore_the_heads():

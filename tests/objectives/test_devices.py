@@ -63,7 +63,10 @@ def main():
 
     def terms(student, state, teacher):
         scale = np.float32(9)
-        sides = [Embeddings(**x, logit_scale=scale) for x in (student, teacher)]
+        sides = [
+            Embeddings(**x, masked_image=x["image"][::-1], logit_scale=scale)
+            for x in (student, teacher)
+        ]
         found = nnx.merge(graph, nnx.State(state))(*sides)[1]
         return found, found
 

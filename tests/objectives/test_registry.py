@@ -12,7 +12,7 @@ CLIP_KD = {
 
 
 def test_what_there_is():
-    published = {"clip", "siglip", "crd", "fd", "icl", "cross_kd", "gd", "afd"}
+    published = {"clip", "siglip", "crd", "fd", "icl", "cross_kd", "gd", "afd", "mfd"}
     published |= {"open_clip_distill", "affinity", "siglip_distill"}
     assert published <= set(objective_names())
     assert {"clip_kd", "clip_kd_legacy", "tiny_clip"} <= set(preset_names())
