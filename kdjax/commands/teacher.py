@@ -99,9 +99,10 @@ def make_ready(teacher: Teacher, config: ConfigDict) -> Taught:
     scale = calibrated_scale(teacher, config, source_of(config, "validation"))
     calibrated = {} if scale is None else {"calibrated_scale": jnp.float32(scale)}
     if config.teacher_outputs == "held":
-        frozen = {"logit_scale": teacher.params["logit_scale"], **calibrated}
+        scalars = ("logit_scale", "logit_bias")
+        kept = {k: teacher.params[k] for k in scalars if k in teacher.params}
         put = hold_outputs(teacher, source_of(config, "train"))
-        return Taught(teacher.config, frozen, put=put, scale=scale)
+        return Taught(teacher.config, {**kept, **calibrated}, put=put, scale=scale)
     return Taught(
         teacher.config,
         {**teacher.params, **calibrated},

@@ -23,6 +23,8 @@ Batch = dict[str, Any]
 
 MID_GREY = 128
 _CACHED_RECORDS = 65_536
+# A second counter, that tells a row's bits in a step from those that choose a caption.
+_STEP = np.zeros(1, np.uint64)
 
 
 def contrastive_batches(
@@ -39,14 +41,15 @@ def contrastive_batches(
     """Return endless batches of images with one caption each, drawn at random.
 
     A batch holds b = batch_size / host_count rows: `image` [b, H, W, 3] uint8, `index`
-    [b] int32 into the source, `caption` [b] int32 into the record's captions, and
-    `text`, a dict of [b, L] int32 ids by model name.
+    [b] int32 into the source, `caption` [b] int32 into the record's captions, `text`, a
+    dict of [b, L] int32 ids by model name, and `bits` [b] uint32, from which comes all
+    that is random about a row in a step.
 
     Args:
         source: of records that all have a caption.
         tokenizers: by model name, a tokenizer and its model's L.
         batch_size: rows over all hosts.
-        seed: of the order and the captions.
+        seed: of the order, the captions and the bits.
         host_index: which host this is.
         host_count: hosts that share a batch.
         read_threads: threads that make batches ahead.
@@ -71,6 +74,7 @@ def contrastive_batches(
             "image": _images(source, indices, records),
             "index": indices.astype(np.int32),
             "caption": chosen,
+            "bits": _random_bits(seed, positions, _STEP).astype(np.uint32),
             "text": {
                 model: tokenizer.encode(texts, length)
                 for model, (tokenizer, length) in tokenizers.items()

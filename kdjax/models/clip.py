@@ -70,10 +70,14 @@ class CLIP(nnx.Module):
         )
 
     def encode_image(
-        self, images: Float[Array, "B H W 3"], *, normalize: bool = False
+        self,
+        images: Float[Array, "B H W 3"],
+        *,
+        keep: Int[Array, "B K"] | None = None,
+        normalize: bool = False,
     ) -> Float[Array, "B D"]:
-        """Embed normalised images."""
-        embeds = self._project(self.vision(images).pooled)
+        """Embed normalised images, or only the patches at the places in `keep`."""
+        embeds = self._project(self.vision(images, keep=keep).pooled)
         return l2_normalize(embeds) if normalize else embeds
 
     def encode_text(

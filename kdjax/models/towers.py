@@ -108,10 +108,18 @@ class VisionTower(nnx.Module):
         self,
         images: Float[Array, "B H W 3"],
         *,
+        keep: Int[Array, "B K"] | None = None,
         hidden: bool = False,
         attention: bool = False,
     ) -> Pooled:
-        """Encode normalised images [B, image_size, image_size, 3]."""
+        """Encode normalised images [B, image_size, image_size, 3].
+
+        Args:
+            images: to encode.
+            keep: places of the patches that the transformer sees; None for all.
+            hidden: whether to trace hidden states.
+            attention: whether to trace attention maps.
+        """
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):
             raise ValueError(
@@ -124,6 +132,10 @@ class VisionTower(nnx.Module):
             )
             x = jnp.concatenate([cls, x], axis=1)
         x = x + self.position_embedding.astype(x.dtype)
+        if keep is not None:
+            patches = jnp.take_along_axis(self._patches(x), keep[..., None], axis=1)
+            first = x.shape[1] - self.config.num_patches
+            x = jnp.concatenate([x[:, :first], patches], axis=1)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         x, trace = self.transformer(x, hidden=hidden, attention=attention)

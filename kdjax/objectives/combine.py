@@ -1,6 +1,6 @@
 """Several objectives as one module, with the parameters that they learn."""
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,65 +10,45 @@ from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
+from kdjax.objectives.parts import Fusion, Heads, learnt_bias, learnt_scale
 from kdjax.objectives.registry import REGISTRY, Spec, expand
-
-# ln(1 / 0.07), where CLIP-KD's released code starts the scale that it learns.
-LEARNT_SCALE_INIT = 2.6592600369327783
-
-
-class Projection(nnx.Module):
-    """Takes a student's embeddings to the teacher's width, one head per modality."""
-
-    def __init__(self, student: int, teacher: int, *, rngs: nnx.Rngs) -> None:
-        def head() -> nnx.Linear:
-            kernel = nnx.initializers.normal(student**-0.5)
-            axes = ("embed_in", "embed_out")
-            return nnx.Linear(
-                student,
-                teacher,
-                kernel_init=nnx.with_partitioning(kernel, axes, eager_sharding=False),
-                precision=jax.lax.Precision.HIGHEST,
-                rngs=rngs,
-            )
-
-        self.image = head()
-        self.text = head()
-
-    def __call__(self, embeddings: Embeddings) -> Embeddings:
-        """Return the embeddings with both modalities projected."""
-        return dataclasses.replace(
-            embeddings,
-            image=self.image(embeddings.image),
-            text=self.text(embeddings.text),
-        )
 
 
 class Objective(nnx.Module):
-    """The weighted sum of objectives."""
+    """The weighted sum of objectives.
+
+    Attributes:
+        needs_masked_image: whether the student must embed masked images too.
+    """
 
     def __init__(
         self,
         spec: Spec,
         student_width: int,
         teacher_width: int | None,
+        student_bias: bool,
         *,
         rngs: nnx.Rngs,
     ) -> None:
         chosen = expand(spec)
-        entries = [REGISTRY[name] for name in chosen]
         # Tuples, because the graph definition is a static argument of a jitted step.
         self.spec = tuple((k, tuple(sorted(v.items()))) for k, v in chosen.items())
         if teacher_width is None:
             self._refuse_without_teacher()
-        projected = any(entry.needs_projection for entry in entries)
+        self.needs_masked_image = any(REGISTRY[k].needs_masked_image for k in chosen)
+        learnt = {part for name in chosen for part in REGISTRY[name].learns}
+        width = student_width if teacher_width is None else teacher_width
         self.projection = nnx.data(
-            Projection(student_width, teacher_width, rngs=rngs)
-            if projected and teacher_width not in (None, student_width)
+            Heads(student_width, width, rngs=rngs)
+            if "projection" in learnt and width != student_width
             else None
         )
-        scaled = any(entry.learns_scale for entry in entries)
-        self.scale = nnx.data(
-            nnx.Param(jnp.float32(LEARNT_SCALE_INIT)) if scaled else None
+        self.fusion = nnx.data(
+            Fusion(student_width, width, rngs=rngs) if "fusion" in learnt else None
+        )
+        self.scale = nnx.data(learnt_scale() if "scale" in learnt else None)
+        self.bias = nnx.data(
+            learnt_bias() if "bias" in learnt and not student_bias else None
         )
 
     def __call__(
@@ -86,13 +66,14 @@ class Objective(nnx.Module):
         if teacher is None:
             self._refuse_without_teacher()
         frozen = jax.tree.map(jax.lax.stop_gradient, teacher)
-        projected = self.projection(student) if self.projection else student
+        # Once for all, so that the gradients of several uses add up in float32 too.
+        student = jax.tree.map(lambda x: x.astype(jnp.float32), student)
         terms: dict[str, Array] = {}
         total = jnp.float32(0)
         for name, pairs in self.spec:
             options = dict(pairs)
             weight = options.pop("weight")
-            terms[name] = self._term(name, options, student, projected, frozen)
+            terms[name] = self._term(name, options, student, frozen)
             total = total + weight * terms[name]
         return total, terms
 
@@ -108,19 +89,27 @@ class Objective(nnx.Module):
         name: str,
         options: dict[str, Any],
         student: Embeddings,
-        projected: Embeddings,
         teacher: Embeddings | None,
     ) -> Array:
         entry = REGISTRY[name]
-        if not entry.needs_teacher:
-            return entry.function(student, **options)
-        if entry.learns_scale:
+        if "projection" in entry.learns and self.projection is not None:
+            student = self.projection(student)
+        if "bias" in entry.learns and self.bias is not None:
+            student = replace(student, logit_bias=self.bias[...])
+        if "scale" in entry.learns:
             assert self.scale is not None
-            scale = self.scale[...]
-            form = options["scale"]
-            options = {**options, "scale": jnp.exp(scale) if form == "exp" else scale}
-        ours = projected if entry.needs_projection else student
-        return entry.function(ours, teacher, **options)
+            options["scale"] = _in_form(self.scale, options["scale"])
+        if "fusion" in entry.learns:
+            assert self.fusion is not None
+            options["scale"] = _in_form(self.fusion.scale, options["scale"])
+            options["fusion"] = self.fusion
+        given = (student, teacher) if entry.needs_teacher else (student,)
+        return entry.function(*given, **options)
+
+
+def _in_form(scale: nnx.Param, form: str) -> Array:
+    """Return a learnt scale as it is used: as it is ("raw"), or its exponential."""
+    return jnp.exp(scale[...]) if form == "exp" else scale[...]
 
 
 def build_objective(
@@ -128,6 +117,7 @@ def build_objective(
     *,
     student_width: int,
     teacher_width: int | None = None,
+    student_bias: bool = False,
     rngs: nnx.Rngs,
 ) -> Objective:
     """Return the module of a combination of objectives.
@@ -136,9 +126,11 @@ def build_objective(
         spec: objective -> options (`weight` among them), or a preset's name.
         student_width: of the student's embeddings.
         teacher_width: of the teacher's; None when there is no teacher.
-        rngs: for the projection heads, which exist only when widths differ.
+        student_bias: whether the student has a logit bias; if not, an objective that
+            needs one learns it.
+        rngs: for what objectives learn, such as heads where widths differ.
 
     Raises:
         UserError: an unknown name or option, a bad value, or a missing teacher.
     """
-    return Objective(spec, student_width, teacher_width, rngs=rngs)
+    return Objective(spec, student_width, teacher_width, student_bias, rngs=rngs)

@@ -32,6 +32,39 @@ def pair_logits(
     return scale * cosines
 
 
+def student_logits(student: Embeddings) -> Float[Array, "B B"]:
+    """Return L = s n(I) n(T)^T."""
+    return pair_logits(
+        student.image, student.text, student.logit_scale.astype(jnp.float32)
+    )
+
+
+def teacher_logits(
+    teacher: Embeddings, teacher_scale: str | float
+) -> Float[Array, "B B"]:
+    """Return L' = s' n(I') n(T')^T, its s' chosen as `scale_of` says."""
+    return pair_logits(teacher.image, teacher.text, scale_of(teacher, teacher_scale))
+
+
+def scale_of(
+    teacher: Embeddings, teacher_scale: str | float
+) -> Float[Array, ""] | float:
+    """Return the logit scale of a teacher's soft targets.
+
+    Args:
+        teacher: with its own scale and, where it was calibrated, that one.
+        teacher_scale: "own", the learnt scale; "calibrated", the calibrated one, or the
+            learnt where there is none; or a number in their place.
+    """
+    if not isinstance(teacher_scale, str):
+        return teacher_scale
+    calibrated = teacher.calibrated_scale
+    chosen = teacher.logit_scale if calibrated is None else calibrated
+    return (teacher.logit_scale if teacher_scale == "own" else chosen).astype(
+        jnp.float32
+    )
+
+
 def diagonal_cross_entropy(logits: Float[Array, "B B"]) -> Float[Array, ""]:
     """Return the mean over rows of the cross-entropy with the diagonal as target."""
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits)))
@@ -43,7 +76,5 @@ def clip_loss(student: Embeddings) -> Float[Array, ""]:
     Args:
         student: image and text [B, D], logit_scale.
     """
-    logits = pair_logits(
-        student.image, student.text, student.logit_scale.astype(jnp.float32)
-    )
+    logits = student_logits(student)
     return (diagonal_cross_entropy(logits) + diagonal_cross_entropy(logits.T)) / 2

@@ -1,15 +1,25 @@
 """Objectives by name, with their options; presets of several."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Array
 
 from kdjax.errors import UserError
-from kdjax.objectives.clip_kd import crd_loss, fd_loss, icl_loss
+from kdjax.objectives.clip_kd import (
+    afd_loss,
+    crd_loss,
+    cross_kd_loss,
+    fd_loss,
+    gd_loss,
+    icl_loss,
+    mfd_loss,
+)
 from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.options import Option, check_options, unknown
+from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
+from kdjax.objectives.soft_targets import affinity_loss, open_clip_distill_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
@@ -26,9 +36,12 @@ class Entry:
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
         needs_teacher: whether the teacher is an argument.
-        needs_projection: whether the student comes in the teacher's width.
-        learns_scale: whether the function's `scale` is a learnt parameter; the option
-            `scale` then names its form.
+        needs_masked_image: whether the student embeds a masked image too.
+        learns: what it shares with others that name the same:
+            "projection", the student comes in the teacher's width;
+            "scale", the function's `scale`, whose form the option `scale` names;
+            "fusion", its `fusion` and a `scale` of their own;
+            "bias", the student comes with a logit bias, if it has none.
     """
 
     function: Callable[..., Array]
@@ -36,28 +49,67 @@ class Entry:
     weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_teacher: bool = True
-    needs_projection: bool = False
-    learns_scale: bool = False
+    needs_masked_image: bool = False
+    learns: tuple[str, ...] = ()
 
 
 WEIGHT = Option(1.0, least=0.0)
 TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
+SCALE_FORM = Option("raw", choices=("raw", "exp"))
+
+FD = Entry(
+    fd_loss,
+    weight=3.9,
+    weights={("reduction", "mean"): 2000.0},
+    options={"reduction": Option("sum", choices=("sum", "mean"))},
+    learns=("projection",),
+)
 
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
+    "siglip": Entry(siglip_loss, needs_teacher=False, learns=("bias",)),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
-    "fd": Entry(
-        fd_loss,
-        weight=3.9,
-        weights={("reduction", "mean"): 2000.0},
-        options={"reduction": Option("sum", choices=("sum", "mean"))},
-        needs_projection=True,
-    ),
+    "fd": FD,
+    "mfd": replace(FD, function=mfd_loss, needs_masked_image=True),
     "icl": Entry(
-        icl_loss,
-        options={"scale": Option("raw", choices=("raw", "exp"))},
-        needs_projection=True,
-        learns_scale=True,
+        icl_loss, options={"scale": SCALE_FORM}, learns=("projection", "scale")
+    ),
+    "cross_kd": Entry(
+        cross_kd_loss,
+        options={"scale": SCALE_FORM, "teacher_scale": TEACHER_SCALE},
+        learns=("projection", "scale"),
+    ),
+    "gd": Entry(
+        gd_loss,
+        weights={("form", "released"): 1e8},
+        options={
+            "form": Option("unit", choices=("unit", "paper", "released")),
+            "teacher_scale": TEACHER_SCALE,
+        },
+        learns=("projection",),
+    ),
+    "afd": Entry(afd_loss, options={"scale": SCALE_FORM}, learns=("fusion",)),
+    "open_clip_distill": Entry(
+        open_clip_distill_loss, options={"teacher_scale": TEACHER_SCALE}
+    ),
+    "affinity": Entry(
+        affinity_loss,
+        options={
+            "student_scale": Option("own", choices=("own",), least=1e-6),
+            "teacher_scale": TEACHER_SCALE,
+            "image_image": Option(0.0, least=0.0),
+            "text_text": Option(0.0, least=0.0),
+        },
+    ),
+    "siglip_distill": Entry(
+        siglip_distill_loss,
+        options={
+            "temperature": Option(1.0, least=1e-3),
+            "form": Option("soft", choices=("soft", "mobileclip2")),
+            "teacher_scale": replace(TEACHER_SCALE, default="own"),
+            "teacher_bias": Option("own", choices=("own",), least=-1e4),
+        },
+        learns=("bias",),
     ),
 }
 
@@ -70,6 +122,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "icl": {},
         "fd": {"reduction": "mean"},
     },
+    # As TinyCLIP's scripts: no other loss, and no scale is learnt.
+    "tiny_clip": {"affinity": {"student_scale": 50.0, "teacher_scale": 50.0}},
 }
 
 

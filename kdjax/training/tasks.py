@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int, UInt32
 
 from kdjax.embeddings import Embeddings
 from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
@@ -18,6 +18,9 @@ from kdjax.models.clip import preprocess
 from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import build_objective
+
+# Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
+MASKED = 0.75
 
 Batch = Mapping[str, Any]
 Options = tuple[tuple[str, Any], ...]
@@ -56,7 +59,7 @@ class ContrastiveTask:
         student: the trained model.
         teacher: the frozen model, or None. Its parameters are the `frozen` of the step,
             and beside them, where it was calibrated, `calibrated_scale`; where the
-            batch carries its outputs, the scales alone are needed.
+            batch carries its outputs, the scales and a logit bias alone are needed.
         objectives: names with their options, as sorted pairs.
     """
 
@@ -70,6 +73,7 @@ class ContrastiveTask:
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
             teacher_width=self.teacher.embed_dim if self.teacher else None,
+            student_bias=self.student.logit_bias_init is not None,
             rngs=rngs,
         )
         return Trained(CLIP(self.student, rngs=rngs), objective)
@@ -78,9 +82,12 @@ class ContrastiveTask:
         self, trained: Any, frozen: Params | None, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
-        student = trained.model.embeddings(
-            preprocess(batch["image"], self.student.vision), batch["text"]["student"]
-        )
+        images = preprocess(batch["image"], self.student.vision)
+        student = trained.model.embeddings(images, batch["text"]["student"])
+        if trained.objective.needs_masked_image:
+            keep = kept_patches(batch["bits"], self.student.vision.num_patches)
+            masked = trained.model.encode_image(images, keep=keep)
+            student = replace(student, masked_image=masked)
         teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
         return trained.objective(student, teacher)
 
@@ -91,14 +98,31 @@ class ContrastiveTask:
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
-            scale = jnp.exp(params["logit_scale"])
             return Embeddings(
-                **batch["teacher"], logit_scale=scale, calibrated_scale=calibrated
+                **batch["teacher"],
+                logit_scale=jnp.exp(params["logit_scale"]),
+                logit_bias=params.get("logit_bias"),
+                calibrated_scale=calibrated,
             )
         model = nnx.merge(graph_of(CLIP, self.teacher), params)
         images = preprocess(batch["image"], self.teacher.vision)
         said = model.embeddings(images, batch["text"]["teacher"])
         return replace(said, calibrated_scale=calibrated)
+
+
+def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:
+    """Return the places of the patches that are left of masked images.
+
+    Args:
+        bits: random bits of each image.
+        patches: of an image.
+    """
+    kept = max(1, int(patches * (1 - MASKED)))
+
+    def of_one(bits: Array) -> Array:
+        return jax.random.permutation(jax.random.key(bits), patches)[:kept]
+
+    return jax.vmap(of_one)(bits)
 
 
 @dataclass(frozen=True)

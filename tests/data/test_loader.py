@@ -115,11 +115,23 @@ def test_captions_are_drawn_evenly_and_anew_in_every_epoch():
     assert 0.65 < (by_record[0] != by_record[1]).mean() < 0.85
 
 
+def test_a_row_has_bits_of_its_own_in_every_epoch():
+    batches = take(contrastive(batch_size=40), 20)
+    bits = np.concatenate([batch["bits"] for batch in batches])
+    assert bits.dtype == np.uint32
+    assert len(np.unique(bits)) == 800
+    # 800 times 32 draws of 0 or 1: the standard deviation of the mean is 0.003.
+    assert abs(np.unpackbits(bits.view(np.uint8)).mean() - 0.5) < 0.015
+    captions = np.concatenate([batch["caption"] for batch in batches])
+    assert abs(np.corrcoef(bits % 4, captions)[0, 1]) < 0.15
+
+
 def test_seeds_give_different_orders_and_captions():
     (first,), (again,), (other,) = (take(contrastive(seed=s), 1) for s in (0, 0, 1))
     assert_same(first, again)
     assert (first["index"] != other["index"]).any()
     assert (first["caption"] != other["caption"]).any()
+    assert (first["bits"] != other["bits"]).all()
 
 
 @pytest.mark.parametrize("make", [contrastive, vqa])

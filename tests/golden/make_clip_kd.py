@@ -5,8 +5,8 @@ github.com/winycg/CLIP-KD. Needs torch; the test that reads the file does not.
 
 The released loss is defined for several processes only (one process lacks its
 normalised features), so it is told of two whose gathered batch is the batch given.
-Zeros that it makes on a GPU stay on the CPU here. It works in float64 on float32
-inputs.
+Zeros that it makes on a GPU stay on the CPU here. Its augmented features want
+embeddings of one width. It works in float64 on float32 inputs.
 """
 
 import importlib.util
@@ -19,8 +19,7 @@ import torch
 
 BATCH, STUDENT = 7, 12
 CASES = {"equal": 12, "wider": 20}
-TERMS = ("clip", "crd", "icl", None, "fd", None, None)
-OFF = ("cross_kd", "gd", "afd")
+TERMS = ("clip", "crd", "icl", "cross_kd", "fd", "gd", "afd")
 
 
 def released(path: str) -> ModuleType:
@@ -51,17 +50,37 @@ def inputs_of(width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return arrays
 
 
+def fusion_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    arrays = {}
+    for modality in ("image", "text"):
+        kernel = rng.normal(size=(2 * STUDENT, STUDENT)) / STUDENT**0.5
+        arrays[f"fusion_{modality}_kernel"] = kernel.astype(np.float32)
+        bias = 0.1 * rng.normal(size=STUDENT)
+        arrays[f"fusion_{modality}_bias"] = bias.astype(np.float32)
+    return arrays
+
+
+def heads_of(loss: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    names = {
+        "image": "visual_proj",
+        "text": "text_proj",
+        "fusion_image": "visual_fusion_proj",
+        "fusion_text": "text_fusion_proj",
+    }
+    return {k: getattr(loss, name) for k, name in names.items() if hasattr(loss, name)}
+
+
 def loss_of(module: ModuleType, arrays: dict[str, np.ndarray]) -> torch.nn.Module:
     width = arrays["teacher_image"].shape[1]
-    weights = {f"alpha_{name}_loss": 1.0 for name in ("ckd", "icl", "fd")}
-    weights |= {f"alpha_{name}_loss": 0.0 for name in OFF}
+    weights = {
+        f"alpha_{name}_loss": 1.0 for name in ("ckd", "icl", "cross_kd", "fd", "gd")
+    }
+    weights["alpha_afd_loss"] = float(width == STUDENT)
     args = SimpleNamespace(s_embed_dim=STUDENT, t_embed_dim=width, **weights)
     loss = module.KDClipLoss(args, world_size=2).double()
-    if width != STUDENT:
-        heads = {"image": loss.visual_proj, "text": loss.text_proj}
-        for modality, head in heads.items():
-            head.weight.data = torch.tensor(arrays[f"{modality}_kernel"].T).double()
-            head.bias.data = torch.tensor(arrays[f"{modality}_bias"]).double()
+    for name, head in heads_of(loss).items():
+        head.weight.data = torch.tensor(arrays[f"{name}_kernel"].T).double()
+        head.bias.data = torch.tensor(arrays[f"{name}_bias"]).double()
     return loss
 
 
@@ -74,13 +93,10 @@ def leaves_of(
         if name.startswith("student")
     }
     leaves["learnt_scale"] = loss.cross_logit_scale
-    if hasattr(loss, "visual_proj"):
-        for modality, head in {
-            "image": loss.visual_proj,
-            "text": loss.text_proj,
-        }.items():
-            leaves[f"{modality}_kernel"] = head.weight
-            leaves[f"{modality}_bias"] = head.bias
+    leaves["fusion_scale"] = loss.fusion_logit_scale
+    for name, head in heads_of(loss).items():
+        leaves[f"{name}_kernel"] = head.weight
+        leaves[f"{name}_bias"] = head.bias
     return leaves
 
 
@@ -97,7 +113,7 @@ def answers(module: ModuleType, arrays: dict[str, np.ndarray]) -> dict[str, np.n
     values = loss(*student, *teacher, scale)
     out = {}
     for name, value in zip(TERMS, values, strict=True):
-        if name is None:
+        if name == "afd" and "fusion_image_kernel" not in arrays:
             continue
         out[f"{name}/value"] = value.detach().numpy()
         gradients = torch.autograd.grad(
@@ -115,8 +131,9 @@ def main() -> None:
     module = released(sys.argv[1])
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
-    for case, width in CASES.items():
-        inputs = inputs_of(width, rng)
+    drawn = {case: inputs_of(width, rng) for case, width in CASES.items()}
+    drawn["equal"] |= fusion_inputs(rng)
+    for case, inputs in drawn.items():
         results = inputs | answers(module, inputs)
         arrays |= {f"{case}/{name}": value for name, value in results.items()}
     np.savez_compressed(Path(__file__).with_name("clip_kd.npz"), **arrays)

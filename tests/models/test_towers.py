@@ -18,6 +18,7 @@ IDS = jnp.array([[4, 7, 5, 19, 0, 0], [8, 6, 19, 3, 19, 9]])
 ENDS = [3, 2]
 
 see = nnx.jit(lambda tower, images: tower(images))
+see_some = nnx.jit(lambda tower, images, keep: tower(images, keep=keep))
 read = nnx.jit(lambda tower, ids, mask=None: tower(ids, mask))
 
 
@@ -76,6 +77,25 @@ def test_without_attention_a_token_sees_its_patch_and_the_pooled_one_none(
 def test_with_attention_all_tokens_see_all_patches(vision):
     before, after = see(vision, IMAGES), see(vision, changed(IMAGES, 1, 0))
     assert moved(before.all_tokens, after.all_tokens).all()
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean", "attention"])
+def test_a_masked_image_is_seen_where_it_is_kept(pooling):
+    config = replace(VISION, pooling=pooling, class_token=pooling == "class")
+    tower = drawn(lambda: VisionTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+    keep = jnp.array([[2, 1], [1, 3]])
+    before = see_some(tower, IMAGES, keep)
+    assert before.tokens.shape == (2, 2, VISION.width)
+    # The first image loses patch 0 and 3, the second 0 and 2.
+    for place, seen in enumerate([(False, False), (True, True), (True, False)]):
+        after = see_some(tower, changed(IMAGES, *divmod(place, 2)), keep)
+        differs = abs(np.asarray(after.pooled - before.pooled)).max(-1) > 1e-4
+        assert tuple(differs) == seen
+    # The places of patches that are kept count, and not their order.
+    everything = see_some(tower, IMAGES, jnp.array([[3, 1, 0, 2], [0, 1, 2, 3]]))
+    np.testing.assert_allclose(
+        everything.pooled, see(tower, IMAGES).pooled, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_all_tokens_are_the_pooled_one_and_the_patches(vision):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,35 +11,41 @@ from hypothesis import strategies as st
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
 from kdjax.objectives import build_objective, objective_names
-from kdjax.objectives.combine import LEARNT_SCALE_INIT
+from kdjax.objectives.registry import REGISTRY
 
 WEIGHTS = st.floats(0, 100, width=32)
 
 
 def embeddings(seed, width):
     rng = np.random.default_rng(seed)
-    image, text = (jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "ab")
-    return Embeddings(image=image, text=text, logit_scale=jnp.float32(5))
+    image, text, masked = (
+        jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "abc"
+    )
+    return Embeddings(
+        image=image, text=text, masked_image=masked, logit_scale=jnp.float32(5)
+    )
 
 
 STUDENT, TEACHER = embeddings(0, 3), embeddings(1, 3)
 
 
-def build(spec, student=3, teacher=3):
+def build(spec, student=3, teacher=3, **options):
     return build_objective(
-        spec, student_width=student, teacher_width=teacher, rngs=nnx.Rngs(0)
+        spec, student_width=student, teacher_width=teacher, rngs=nnx.Rngs(0), **options
     )
 
 
+NAMES = objective_names()
+EVERYTHING = {name: {} for name in NAMES}
 UNWEIGHTED = {
-    name: float(term) for name, term in build("clip_kd")(STUDENT, TEACHER)[1].items()
+    name: float(term) for name, term in build(EVERYTHING)(STUDENT, TEACHER)[1].items()
 }
 
 
 @settings(max_examples=10)
-@given(weights=st.lists(WEIGHTS, min_size=4, max_size=4))
+@given(weights=st.lists(WEIGHTS, min_size=len(NAMES), max_size=len(NAMES)))
 def test_the_total_is_linear_in_weights_and_terms_are_without_them(weights):
-    chosen = dict(zip(objective_names(), weights, strict=True))
+    chosen = dict(zip(NAMES, weights, strict=True))
     total, terms = build({k: {"weight": w} for k, w in chosen.items()})(
         STUDENT, TEACHER
     )
@@ -61,6 +69,51 @@ def test_whole_numbers_are_weights_and_scales_too():
     assert float(total) == pytest.approx(3 * float(terms["crd"]), rel=1e-6)
 
 
+PARTS = {
+    ("siglip", "siglip_distill"): "bias",
+    ("icl", "cross_kd"): "scale",
+    ("afd",): "fusion/scale",
+}
+
+
+@pytest.mark.parametrize("names", PARTS)
+def test_a_part_is_there_once_for_all_that_learn_it(names):
+    alone = [leaves(build({name: {}}, teacher=8)) for name in names]
+    assert all(PARTS[names] in found for found in alone)
+    together = leaves(build({name: {} for name in names}, teacher=8))
+    assert together == alone[0] | alone[-1]
+    assert PARTS[names] not in leaves(build({"fd": {}, "crd": {}}, teacher=8))
+
+
+def test_objectives_that_share_a_scale_move_the_same_number():
+    objective = build({"icl": {}, "cross_kd": {}})
+    before = objective(STUDENT, TEACHER)[1]
+    objective.scale[...] *= 2
+    after = objective(STUDENT, TEACHER)[1]
+    assert all(float(after[name]) != float(before[name]) for name in before)
+
+
+def test_the_bias_of_a_sigmoid_loss_is_learnt_unless_the_student_has_one():
+    spec = {"siglip": {}, "siglip_distill": {}}
+    learnt = build(spec)
+    assert leaves(learnt) == {"bias": ()}
+    assert float(learnt.bias[...]) == -10
+    assert leaves(build(spec, student_bias=True)) == {}
+    own = replace(STUDENT, logit_bias=jnp.float32(-10))
+    assert float(build(spec, student_bias=True)(own, TEACHER)[0]) == float(
+        learnt(STUDENT, TEACHER)[0]
+    )
+
+
+def test_fusion_heads_take_both_widths_to_the_students():
+    heads = {
+        f"fusion/{modality}/{part}": shape
+        for modality in ("image", "text")
+        for part, shape in (("kernel", (11, 3)), ("bias", (3,)))
+    }
+    assert leaves(build({"afd": {}}, teacher=8)) == heads | {"fusion/scale": ()}
+
+
 def leaves(objective):
     return {
         "/".join(map(str, path)): leaf.shape
@@ -80,15 +133,28 @@ def test_heads_exist_where_widths_differ_and_a_term_compares_embeddings():
     assert leaves(build({"clip": {}, "crd": {}}, teacher=8)) == {}
 
 
-def test_the_learnt_scale_starts_where_the_released_code_does():
-    scale = build({"icl": {}}).scale[...]
-    assert float(scale) == pytest.approx(LEARNT_SCALE_INIT) == np.log(1 / 0.07)
-    assert scale.dtype == jnp.float32
+def test_learnt_scales_start_where_those_of_the_released_code_do():
+    for scale in (build({"icl": {}}).scale, build({"afd": {}}).fusion.scale):
+        assert float(scale[...]) == pytest.approx(np.log(1 / 0.07))
+        assert scale[...].dtype == jnp.float32
 
 
 def test_heads_start_with_outputs_as_large_as_their_inputs():
     kernel = build({"fd": {}}, student=256, teacher=64).projection.image.kernel[...]
     assert float(kernel.std()) == pytest.approx(1 / 16, rel=0.03)
+
+
+def test_masked_images_are_wanted_only_where_they_are_compared():
+    assert build({"fd": {}, "mfd": {}}).needs_masked_image
+    assert not build({"fd": {}}).needs_masked_image
+
+
+def test_a_masked_image_goes_through_the_head_of_images():
+    wide = embeddings(2, 8)
+    objective = build({"fd": {}, "mfd": {}}, teacher=8)
+    whole = replace(STUDENT, masked_image=STUDENT.image)
+    terms = objective(whole, wide)[1]
+    assert float(terms["mfd"]) == pytest.approx(float(terms["fd"]), rel=1e-6)
 
 
 def test_relations_ignore_the_heads():
@@ -104,7 +170,7 @@ def test_a_student_alone_needs_no_teacher():
     assert float(total) == float(terms["clip"]) == UNWEIGHTED["clip"]
 
 
-@pytest.mark.parametrize("name", ["crd", "fd", "icl"])
+@pytest.mark.parametrize("name", [n for n in NAMES if REGISTRY[n].needs_teacher])
 def test_a_missing_teacher_is_refused_when_built_and_when_called(name):
     message = f"objective {name} needs a teacher; give one, or leave {name} out"
     with pytest.raises(UserError, match=message):

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from kdjax.objectives import objective_names
+
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
-NAMES = ["clip", "crd", "fd", "icl"]
+NAMES = objective_names()
 BATCH, STUDENT, TEACHER = 16, 8, 12
 
 
@@ -61,7 +63,10 @@ def main():
 
     def terms(student, state, teacher):
         scale = np.float32(9)
-        sides = [Embeddings(**x, logit_scale=scale) for x in (student, teacher)]
+        sides = [
+            Embeddings(**x, masked_image=x["image"][::-1], logit_scale=scale)
+            for x in (student, teacher)
+        ]
         found = nnx.merge(graph, nnx.State(state))(*sides)[1]
         return found, found
 

@@ -12,8 +12,10 @@ CLIP_KD = {
 
 
 def test_what_there_is():
-    assert {"clip", "crd", "fd", "icl"} <= set(objective_names())
-    assert {"clip_kd", "clip_kd_legacy"} <= set(preset_names())
+    published = {"clip", "siglip", "crd", "fd", "icl", "cross_kd", "gd", "afd", "mfd"}
+    published |= {"open_clip_distill", "affinity", "siglip_distill"}
+    assert published <= set(objective_names())
+    assert {"clip_kd", "clip_kd_legacy", "tiny_clip"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -45,6 +47,13 @@ def test_what_is_given_stands_and_the_rest_is_filled():
     }
 
 
+def test_a_weight_goes_with_the_form_that_it_was_published_for():
+    weights = [
+        expand({"gd": {"form": f}})["gd"]["weight"] for f in ("unit", "released")
+    ]
+    assert weights == [1.0, 1e8]
+
+
 def test_the_order_of_a_spec_is_kept():
     assert list(expand({"icl": {}, "clip": {}})) == ["icl", "clip"]
 
@@ -66,6 +75,13 @@ def test_the_order_of_a_spec_is_kept():
         ({"crd": {"teacher_scale": 0.0}}, "teacher_scale of objective crd is 0.0"),
         ({"fd": {"reduction": "max"}}, "is 'max'; give 'sum' or 'mean'"),
         ({"icl": {"scale": 3.0}}, "scale of objective icl is 3.0; give 'raw' or 'exp'"),
+        ({"gd": {"form": "exact"}}, "give 'unit' or 'paper' or 'released'"),
+        ({"affinity": {"student_scale": "learnt"}}, "give 'own' or a number"),
+        (
+            {"affinity": {"image_image": True}},
+            "image_image of .* is True; give a number",
+        ),
+        ({"siglip_distill": {"temperature": 0}}, "temperature of .* at least 0.001"),
     ],
 )
 def test_what_is_wrong_is_refused_with_a_sentence(spec, message):

@@ -37,12 +37,14 @@ def batches() -> Iterator[Any]:
         ids = rng.integers(4, 200, (BATCH, 24), np.int32)
         ids[:, 9] = CLIP_CONFIG.text.eos_id
         image = rng.integers(0, 256, (BATCH, 64, 64, 3), np.uint8)
-        yield {"image": image, "text": {"student": ids, "teacher": ids}}
+        bits = rng.integers(0, 2**32, BATCH, np.uint32)
+        text = {"student": ids, "teacher": ids}
+        yield {"image": image, "text": text, "bits": bits}
 
 
 def main() -> None:
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), SIZES, strict=True)))
-    objectives = expand("clip_kd")
+    objectives = expand("clip_kd") | expand({"mfd": {}, "afd": {}, "siglip": {}})
     named = tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
     task = ContrastiveTask(CLIP_CONFIG, CLIP_CONFIG, named)
     teacher = nnx.to_pure_dict(nnx.state(CLIP(CLIP_CONFIG, rngs=nnx.Rngs(7))))

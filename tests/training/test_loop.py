@@ -9,13 +9,15 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 
 from kdjax.data.easy_vqa import EasyVQA
 from kdjax.data.loader import contrastive_batches
 from kdjax.data.tokenizer import train_tokenizer
 from kdjax.errors import UserError
-from kdjax.models import architecture
+from kdjax.models import CLIP, architecture
 from kdjax.models.zoo import with_vocabulary
+from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.interrupt import Interrupted
 from kdjax.training.loop import LoopConfig, train
@@ -53,10 +55,11 @@ def program(tokenizer):
 
 @pytest.fixture
 def fit(source, tokenizer, program):
-    def run(workdir, loop=LOOP, progress=lambda *numbers: None, compiled=None):
-        batches = contrastive_batches(
-            source, {"student": (tokenizer, 16)}, batch_size=8, seed=loop.seed
-        )
+    def run(
+        workdir, loop=LOOP, progress=lambda *numbers: None, compiled=None, frozen=None
+    ):
+        tokenizers = {name: (tokenizer, 16) for name in ("student", "teacher")}
+        batches = contrastive_batches(source, tokenizers, batch_size=8, seed=loop.seed)
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         state, _ = train(
@@ -65,6 +68,7 @@ def fit(source, tokenizer, program):
             batches=iter(batches),
             mesh=program[1],
             workdir=workdir,
+            frozen=frozen,
             progress=progress,
         )
         return jax.device_get(state)
@@ -84,11 +88,35 @@ def test_the_loss_falls_and_every_logged_step_has_one_line(fit, tmp_path):
     assert all(row["clip"] == row["loss"] for row in rows)
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(fit, tmp_path):
-    def stop_at_six(step, steps, loss):
-        if step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
+def stop_at_six(step, steps, loss):
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
 
+
+def test_what_objectives_learn_and_mask_goes_on_too(fit, tokenizer, program, tmp_path):
+    """In the released code of CLIP-KD heads and scales are not saved."""
+    student = with_vocabulary(
+        architecture("nano-16"), tokenizer.vocab_size, tokenizer.eos_id
+    )
+    teacher = replace(student, embed_dim=2 * student.embed_dim)
+    given = expand({name: {} for name in ("fd", "mfd", "icl", "afd", "siglip")})
+    objectives = tuple((k, tuple(sorted(v.items()))) for k, v in given.items())
+    task = ContrastiveTask(student, teacher, objectives)
+    arguments = {
+        "compiled": build_program(task, OPTIMIZER, program[1]),
+        "frozen": nnx.to_pure_dict(nnx.state(CLIP(teacher, rngs=nnx.Rngs(1)))),
+    }
+    whole = fit(tmp_path / "whole", **arguments)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "stopped", progress=stop_at_six, **arguments)
+    assert_equal(whole, fit(tmp_path / "stopped", **arguments))
+    learnt = whole.params["objective"]
+    assert set(learnt) == {"projection", "scale", "fusion", "bias"}
+    assert float(learnt["bias"]) != -10
+    assert float(learnt["scale"]) != float(learnt["fusion"]["scale"])
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(fit, tmp_path):
     whole = fit(tmp_path / "whole")
     with pytest.raises(Interrupted) as stopped:
         fit(tmp_path / "stopped", progress=stop_at_six)

@@ -1,14 +1,19 @@
 """What a task loses, and what of it learns."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax.models import VQAConfig, architecture
+from kdjax.models import CLIP as CLIPModel
+from kdjax.models import VQAConfig, architecture, graph_of
+from kdjax.models.clip import preprocess
+from kdjax.objectives import expand
 from kdjax.training.optimizer import OptimizerConfig, stop_frozen
-from kdjax.training.tasks import ContrastiveTask, VQATask
+from kdjax.training.tasks import ContrastiveTask, VQATask, kept_patches
 
 CLIP = architecture("nano-16")
 MODEL = VQAConfig(
@@ -23,6 +28,9 @@ MODEL = VQAConfig(
 )
 TASKS = {
     "clip": ContrastiveTask(CLIP, None, (("clip", (("weight", 1.0),)),)),
+    "mfd": ContrastiveTask(
+        CLIP, CLIP, (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
+    ),
     "vqa": VQATask(MODEL),
 }
 OPTIMIZER = {
@@ -40,6 +48,7 @@ def batch():
     batch = {
         "image": rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8),
         "text": {"student": rng.integers(1, 40, (2, 6)).astype(np.int32)},
+        "bits": rng.integers(0, 2**32, 2, np.uint32),
         "question": rng.integers(1, 40, (2, 3, 6)).astype(np.int32),
         "target": rng.uniform(size=(2, 3, 5)).astype(np.float32),
         "mask": np.ones((2, 3), bool),
@@ -79,3 +88,65 @@ def test_a_frozen_tower_gets_no_gradient_and_none_is_computed(
             assert moves == (part not in still), part
     fewer, all_of_them = (c.cost_analysis()["flops"] for c in (stopped, learning))
     assert fewer < 0.95 * all_of_them
+
+
+def test_three_in_four_patches_are_masked_anew_for_every_image():
+    bits = jnp.arange(300, dtype=jnp.uint32)
+    kept = np.asarray(kept_patches(bits, 16))
+    assert kept.shape == (300, 4)
+    assert all(len(set(row)) == 4 for row in kept)
+    # 1,200 draws of 16 patches: the standard deviation of a count is about 8.
+    assert np.abs(np.bincount(kept.ravel(), minlength=16) - 75).max() < 35
+    np.testing.assert_array_equal(kept[7:9], kept_patches(bits[7:9], 16))
+    assert kept_patches(bits, 1).shape == (300, 1)
+
+
+def test_a_masked_image_is_what_the_student_sees_of_it(batch):
+    task = TASKS["mfd"]
+    trained = task.init(nnx.Rngs(0))
+    teacher = {"logit_scale": jnp.float32(1)}
+    said = trained.model.embeddings(
+        preprocess(batch["image"], CLIP.vision), batch["text"]["student"]
+    )
+    held = {**batch, "teacher": {"image": said.image, "text": said.text}}
+    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch)[0])
+    keep = kept_patches(batch["bits"], CLIP.vision.num_patches)
+    images = preprocess(batch["image"], CLIP.vision)
+    masked = np.asarray(trained.model.encode_image(images, keep=keep), float)
+    whole = np.asarray(said.image, float)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (masked, whole)]
+    expected = ((unit[0] - unit[1]) ** 2).sum(1).mean()
+    assert expected > 1e-3
+    assert float(loss(trained, held)) == pytest.approx(expected, rel=1e-3)
+
+
+SIGMOID = replace(CLIP, logit_bias_init=-10.0)
+BOTH = tuple(
+    (name, tuple(sorted(options.items())))
+    for name, options in expand({"siglip": {}, "siglip_distill": {}}).items()
+)
+
+
+def test_a_bias_is_learnt_beside_a_student_that_has_none():
+    for student, learnt in ((CLIP, True), (SIGMOID, False)):
+        task = ContrastiveTask(student, CLIP, BOTH)
+        params = nnx.to_pure_dict(nnx.state(task.init(nnx.Rngs(0))))
+        assert ("bias" in params.get("objective", {})) == learnt
+        assert ("logit_bias" in params["model"]) != learnt
+
+
+def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
+    task = ContrastiveTask(CLIP, SIGMOID, BOTH)
+    trained = task.init(nnx.Rngs(0))
+    teacher = nnx.to_pure_dict(nnx.state(CLIPModel(SIGMOID, rngs=nnx.Rngs(1))))
+    images = preprocess(batch["image"], CLIP.vision)
+    ids = batch["text"]["student"]
+    said = nnx.merge(graph_of(CLIPModel, SIGMOID), teacher).embeddings(images, ids)
+    computed = {**batch, "text": {"student": ids, "teacher": ids}}
+    held = {**computed, "teacher": {"image": said.image, "text": said.text}}
+    loss = nnx.jit(lambda *given: task.loss(*given)[1]["siglip_distill"])
+    scalars = {name: teacher[name] for name in ("logit_scale", "logit_bias")}
+    expected = float(loss(trained, teacher, computed))
+    assert float(loss(trained, scalars, held)) == pytest.approx(expected, rel=1e-4)
+    other = {**scalars, "logit_bias": jnp.float32(-3)}
+    assert float(loss(trained, other, held)) != pytest.approx(expected, rel=1e-2)

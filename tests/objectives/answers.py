@@ -1,0 +1,129 @@
+"""Objectives asked for values and gradients, by the names of the oracle's arrays."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kdjax.embeddings import Embeddings
+from kdjax.objectives import build_objective
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# Where in an objective's state an array lies that is not of a side.
+LEARNT = {
+    ("scale",): "learnt_scale",
+    ("bias",): "learnt_bias",
+    ("fusion", "scale"): "fusion_scale",
+} | {
+    (part, modality, leaf): f"{prefix}{modality}_{leaf}"
+    for part, prefix in (("projection", ""), ("fusion", "fusion_"))
+    for modality in ("image", "text")
+    for leaf in ("kernel", "bias")
+}
+
+
+def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
+    return Embeddings(
+        image=x[f"{side}_image"],
+        text=x[f"{side}_text"],
+        logit_scale=x[f"{side}_scale"],
+        logit_bias=x.get(f"{side}_bias"),
+        masked_image=x.get(f"{side}_masked"),
+    )
+
+
+def as_float32(x: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array, jnp.float32) for name, array in x.items()}
+
+
+def built(spec: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An objective's graph, and its parameters by the names of arrays."""
+    graph, state = nnx.split(
+        build_objective(
+            spec,
+            student_width=x["student_image"].shape[1],
+            teacher_width=x["teacher_image"].shape[1],
+            student_bias="student_bias" in x,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    flat = nnx.to_flat_state(state)
+    return graph, {LEARNT[path]: leaf[...] for path, leaf in flat}
+
+
+def merged(graph: Any, learnt: Mapping[str, Any]) -> Callable[..., Any]:
+    paths = {name: path for path, name in LEARNT.items()}
+    flat = {paths[name]: value for name, value in learnt.items()}
+    return nnx.merge(graph, nnx.State(nnx.traversals.unflatten_mapping(flat)))
+
+
+def answers(
+    spec: Mapping[str, Any], x: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every term's value, and its gradients; what `x` lacks is as at the start."""
+    x = as_float32(x)
+    graph, start = built(spec, x)
+
+    def terms(x: Mapping[str, Any]) -> Any:
+        learnt = {name: x[name] for name in start}
+        sides = (embeddings(x, side) for side in ("student", "teacher"))
+        found = merged(graph, learnt)(*sides)[1]
+        return found, found
+
+    gradients, values = jax.jit(jax.jacrev(terms, has_aux=True))(start | x)
+    return jax.tree.map(np.asarray, (values, gradients))
+
+
+@cache
+def golden(file: str, case: str = "") -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / file) as arrays:
+        return {k.removeprefix(case): arrays[k] for k in arrays if k.startswith(case)}
+
+
+def inputs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in arrays.items() if "/" not in name}
+
+
+def far(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The distance relative to the length of the second."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def check_gradients(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], name: str
+) -> None:
+    """Check a term's gradients with a golden file's; it has all that are not zero."""
+    prefix = f"{name}/gradient/"
+    theirs = {
+        key.removeprefix(prefix): array
+        for key, array in expected.items()
+        if key.startswith(prefix)
+    }
+    assert len(theirs) >= 2
+    for leaf, gradient in found.items():
+        if leaf in theirs:
+            assert far(gradient, theirs[leaf]) < 1e-4, leaf
+        else:
+            assert not gradient.any(), leaf
+
+
+def check_with_oracle(
+    found: Mapping[str, np.ndarray],
+    loss: Callable[[Mapping[str, np.ndarray]], float],
+    slopes: Callable[..., np.ndarray],
+    x: Mapping[str, np.ndarray],
+) -> None:
+    """Check a term's gradients with the oracle's differences; none to the teacher."""
+    for leaf, gradient in found.items():
+        if leaf.startswith("teacher"):
+            assert not gradient.any(), leaf
+            continue
+        expected = slopes(loss, x, leaf)
+        atol = 1e-4 * max(np.linalg.norm(expected), 1e-2)
+        assert np.linalg.norm(gradient - expected) < atol, leaf

@@ -1,0 +1,158 @@
+"""What holds of every registered objective in each of its forms; new ones included."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objectives import answers, oracle
+
+from kdjax.objectives.registry import REGISTRY
+
+BATCH = 5
+
+
+def forms() -> Iterator[tuple[str, tuple[str, dict]]]:
+    """Every objective as it is by default, and with each other choice of an option."""
+    for name, entry in REGISTRY.items():
+        yield name, (name, {})
+        for key, option in entry.options.items():
+            for choice in option.choices:
+                if choice != option.default:
+                    yield f"{name} {key}={choice}", (name, {key: choice})
+
+
+FORMS = dict(forms())
+FORMS["affinity within"] = ("affinity", {"image_image": 1.0, "text_text": 1.0})
+every = pytest.mark.parametrize("form", FORMS)
+few = settings(max_examples=5)
+
+# A perfect student goes on: it sharpens what it knows of pairs, or learns a scale.
+RESTLESS = {"clip", "siglip", "icl", "cross_kd", "afd"}
+RESTLESS_FORMS = {"siglip_distill form=mobileclip2"}
+
+
+@cache
+def compiled(teacher_width):
+    """Every form's value with its gradients, of arrays and of what it learns."""
+    x = inputs(0, teacher_width)
+    parts = {form: answers.built(dict([spec]), x) for form, spec in FORMS.items()}
+
+    def asked(form, x):
+        graph, learnt = parts[form]
+
+        def term(x, learnt):
+            sides = (answers.embeddings(x, side) for side in ("student", "teacher"))
+            (value,) = answers.merged(graph, learnt)(*sides)[1].values()
+            return value
+
+        value, gradients = jax.value_and_grad(term, argnums=(0, 1))(x, learnt)
+        return value, gradients[0] | gradients[1]
+
+    function = jax.jit(lambda x: {form: asked(form, x) for form in FORMS})
+
+    def run(x, dtype=jnp.float32):
+        arrays = {name: jnp.asarray(array, dtype) for name, array in x.items()}
+        return jax.tree.map(np.asarray, function(arrays))
+
+    return run
+
+
+def inputs(seed, teacher_width=6):
+    """Arrays of both sides, of sigmoid models."""
+    x = oracle.inputs(np.random.default_rng(seed), BATCH, 4, teacher_width)
+    sides = {name: x[name] for name in x if name.startswith(("student", "teacher"))}
+    return sides | {"student_bias": np.array(-3.0), "teacher_bias": np.array(-2.0)}
+
+
+def rows_of(x):
+    return [name for name in x if np.ndim(x[name])]
+
+
+@every
+@few
+@given(seed=st.integers(0, 2**32 - 1), order=st.permutations(range(BATCH)))
+def test_the_order_of_a_batch_means_nothing(form, seed, order):
+    x = inputs(seed)
+    rows = rows_of(x)
+    value, gradients = compiled(6)(x)[form]
+    shuffled = x | {name: x[name][order] for name in rows}
+    other_value, other_gradients = compiled(6)(shuffled)[form]
+    assert other_value == pytest.approx(value, rel=1e-5, abs=1e-5)
+    for leaf, gradient in gradients.items():
+        expected = gradient[order] if leaf in rows else gradient
+        np.testing.assert_allclose(
+            other_gradients[leaf],
+            expected,
+            atol=1e-5 + 1e-4 * np.abs(expected).max(),
+        )
+
+
+@every
+def test_the_student_learns_and_the_teacher_gets_no_gradient(form):
+    _, gradients = compiled(6)(inputs(1))[form]
+    for leaf, gradient in gradients.items():
+        if leaf.startswith("teacher"):
+            assert not gradient.any(), leaf
+    masked = REGISTRY[FORMS[form][0]].needs_masked_image
+    assert gradients["student_text"].any()
+    assert gradients["student_masked" if masked else "student_image"].any()
+
+
+@every
+@few
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_perfect_student_is_at_rest(form, seed):
+    x = inputs(seed, 4)
+    x["teacher_masked"] = x["teacher_image"]
+    perfect = {name: x[name.replace("student", "teacher")] for name in x}
+    _, gradients = compiled(4)(perfect)[form]
+    moves = [leaf for leaf, g in gradients.items() if np.abs(g).max() > 1e-4]
+    restless = FORMS[form][0] in RESTLESS or form in RESTLESS_FORMS
+    assert bool(moves) == restless, moves
+
+
+def degenerate(kind):
+    x = inputs(2)
+    rows = rows_of(x)
+    if kind == "zeros":
+        return x | {name: np.zeros_like(x[name]) for name in rows}
+    if kind == "a zero row":
+        return x | {name: x[name] * (np.arange(BATCH) != 2)[:, None] for name in rows}
+    if kind == "duplicates":
+        return x | {name: np.repeat(x[name][:1], BATCH, axis=0) for name in rows}
+    if kind == "one row":
+        return x | {name: x[name][:1] for name in rows}
+    return x | {"student_scale": np.array(kind), "teacher_scale": np.array(kind)}
+
+
+KINDS = ["zeros", "a zero row", "duplicates", "one row", 1e-3, 1e3]
+
+
+@every
+@pytest.mark.parametrize("kind", KINDS)
+def test_degenerate_inputs_give_numbers(form, kind):
+    value, gradients = compiled(6)(degenerate(kind))[form]
+    assert np.isfinite(value)
+    for leaf, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), leaf
+
+
+@every
+def test_bfloat16_embeddings_accumulate_in_float32(form):
+    rounded = {k: np.asarray(v, jnp.bfloat16) for k, v in inputs(5).items()}
+    value, gradients = compiled(6)(rounded, jnp.bfloat16)[form]
+    exact, exact_gradients = compiled(6)(rounded)[form]
+    assert value.dtype == np.float32
+    assert value == pytest.approx(exact, rel=1e-6)
+    for leaf, expected in exact_gradients.items():
+        np.testing.assert_allclose(
+            gradients[leaf].astype(np.float32),
+            expected,
+            rtol=0.01,
+            atol=1e-5 * np.abs(expected).max(),
+        )
