@@ -9,7 +9,11 @@ from jaxtyping import Array
 from kdjax.errors import UserError
 from kdjax.objectives.clip_kd import crd_loss, fd_loss, icl_loss
 from kdjax.objectives.contrastive import clip_loss
+from kdjax.objectives.dime_fm import dime_fm_loss
+from kdjax.objectives.logits import dist_loss, logit_std_loss
 from kdjax.objectives.options import Option, check_options, unknown
+from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
+from kdjax.objectives.representation import cka_loss, procrustes_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
@@ -43,6 +47,17 @@ class Entry:
 WEIGHT = Option(1.0, least=0.0)
 TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
 
+
+def factor(default: float) -> Option:
+    """Return the option of a part's weight within an objective."""
+    return Option(default, least=0.0)
+
+
+def temperature(default: float) -> Option:
+    """Return the option of what logits are divided by."""
+    return Option(default, least=1e-3)
+
+
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
@@ -58,6 +73,47 @@ REGISTRY: Mapping[str, Entry] = {
         options={"scale": Option("raw", choices=("raw", "exp"))},
         needs_projection=True,
         learns_scale=True,
+    ),
+    "similarity": Entry(
+        similarity_loss,
+        options={
+            "form": Option("mse", choices=("mse", "kl")),
+            "temperature": temperature(0.07),
+        },
+    ),
+    "rkd": Entry(
+        rkd_loss,
+        options={
+            "distance": factor(25.0),
+            "angle": factor(50.0),
+            "seed": Option(0.0, least=0.0),
+        },
+    ),
+    "pkt": Entry(pkt_loss),
+    "cka": Entry(
+        cka_loss,
+        options={"estimator": Option("biased", choices=("biased", "debiased"))},
+    ),
+    "procrustes": Entry(procrustes_loss),
+    "dist": Entry(
+        dist_loss,
+        options={
+            "beta": factor(2.0),
+            "gamma": factor(2.0),
+            "temperature": temperature(1.0),
+            "teacher_scale": TEACHER_SCALE,
+        },
+    ),
+    "logit_std": Entry(logit_std_loss, options={"temperature": temperature(2.0)}),
+    "dime_fm": Entry(
+        dime_fm_loss,
+        options={
+            "image_text": factor(0.7),
+            "image_image": factor(0.3),
+            "image_text_temperature": temperature(1.0),
+            "image_image_temperature": temperature(3.0),
+        },
+        needs_projection=True,
     ),
 }
 
