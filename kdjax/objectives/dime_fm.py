@@ -38,17 +38,17 @@ def dime_fm_loss(
         image_image_temperature: t of the last.
     """
 
-    def logits(rows: Array, columns: Array, temperature: float) -> Array:
-        return pair_logits(rows, columns, SCALE / temperature)
+    # Both are used twice, and their gradients are to meet in float32.
+    image, true_image = (x.image.astype(jnp.float32) for x in (student, teacher))
 
-    ours, theirs = (
-        logits(image, teacher.text, image_text_temperature)
-        for image in (student.image, teacher.image)
-    )
-    among_images = [
-        logits(image, teacher.image, image_image_temperature)
-        for image in (teacher.image, student.image)
-    ]
-    texts = row_divergences(theirs, ours) + row_divergences(theirs.T, ours.T)
-    images = 2 * row_divergences(*among_images)
-    return jnp.mean(image_text * texts + image_image * images)
+    def divergences(columns: Array, temperature: float) -> tuple[Array, Array]:
+        theirs, ours = (
+            pair_logits(rows, columns, SCALE / temperature)
+            for rows in (true_image, image)
+        )
+        return row_divergences(theirs, ours), row_divergences(theirs.T, ours.T)
+
+    of_images, of_texts = divergences(teacher.text, image_text_temperature)
+    among_images, _ = divergences(true_image, image_image_temperature)
+    texts = of_images + of_texts
+    return jnp.mean(image_text * texts + image_image * 2 * among_images)

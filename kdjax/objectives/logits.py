@@ -49,40 +49,39 @@ def dist_loss(
         pair_logits(side.image, side.text, scale)
         for side, scale in zip((student, teacher), scales, strict=True)
     )
-    noises = [EQUAL * jax.lax.stop_gradient(scale) for scale in scales]
+    # Of a logarithm of a probability: of its cosine, and of the softmax itself.
+    noises = [EQUAL * (1 + jax.lax.stop_gradient(scale)) for scale in scales]
 
     def one_way(*logits: Array) -> Array:
-        rows = [_softmax_about_uniform(side) for side in logits]
+        rows = [jax.nn.log_softmax(side) for side in logits]
         columns = [side.T for side in rows]
-        return beta * _uncorrelated(rows, noises) + gamma * _uncorrelated(
-            columns, noises
-        )
+        within, across = (_uncorrelated(sides, noises) for sides in (rows, columns))
+        return beta * within + gamma * across
 
     return temperature**2 * (one_way(ours, theirs) + one_way(ours.T, theirs.T)) / 2
 
 
-def _softmax_about_uniform(logits: Float[Array, "B B"]) -> Float[Array, "B B"]:
-    """Return softmax - 1 / B, without the cancellation where logits are small."""
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=1, keepdims=True))
-    powers = jnp.expm1(logits - largest)
-    total = jnp.sum(powers + 1, axis=1, keepdims=True)
-    return (powers - jnp.mean(powers, axis=1, keepdims=True)) / total
-
-
 def _uncorrelated(sides: Sequence[Array], noises: Sequence[Array]) -> Float[Array, ""]:
-    """Return the mean over rows of 1 - Pearson's correlation."""
-    ours, theirs = map(_z_directions, sides, noises)
+    """Return the mean over rows of 1 - Pearson's correlation of probabilities."""
+    ours, theirs = map(_deviations, sides, noises)
     # 1 - cos as the distance of unit vectors, so that a small one is exact.
     squares = jnp.sum((ours - theirs) ** 2, axis=1) / 2
     return jnp.mean(jnp.where(ours.any(1) & theirs.any(1), squares, 0.0))
 
 
-def _z_directions(
-    about_uniform: Float[Array, "B B"], noise: Float[Array, ""]
+def _deviations(
+    logarithms: Float[Array, "B B"], noise: Float[Array, ""]
 ) -> Float[Array, "B B"]:
-    """Return rows about their mean, of length one; zeros where they vary by noise."""
-    rows = about_uniform - jnp.mean(about_uniform, axis=1, keepdims=True)
-    sizes = jnp.sum((about_uniform + 1 / len(rows)) ** 2, axis=1, keepdims=True)
+    """Return probabilities less their row's mean, rows of length one.
+
+    Rows that vary by no more than noise are zero. As a correlation does not see
+    factors and shifts, p / max p - 1 stands for p: its digits are there for a row that
+    is nearly even, and for one (a column of the softmax) that is nearly zero.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(logarithms, axis=1, keepdims=True))
+    powers = jnp.expm1(logarithms - largest)
+    rows = powers - jnp.mean(powers, axis=1, keepdims=True)
+    sizes = jnp.sum((powers + 1) ** 2, axis=1, keepdims=True)
     varied = jnp.sum(rows**2, axis=1, keepdims=True) > noise**2 * sizes
     return normalize(jnp.where(varied, rows, 0.0))
 

@@ -4,10 +4,12 @@ Each compares images with images and texts with texts, so the widths of student 
 teacher may differ; of the two modalities the mean is taken.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import normalize, pair_logits
@@ -21,6 +23,7 @@ COINCIDENT = 1e-5
 # Up to so many rows all triples are compared, above them so many sampled ones.
 EXACT_ROWS = 256
 TRIPLES = 2**18
+ANCHORS = 16
 # The smallest (1 + cos) / 2 whose logarithm float32 cosines tell apart.
 LEAST_SIMILARITY = 1e-6
 # Instead of minus infinity, whose difference with itself is not a number.
@@ -34,7 +37,7 @@ def similarity_loss(
     form: str = "mse",
     temperature: float = 0.07,
 ) -> Float[Array, ""]:
-    """Return how far n(I) n(I)^T is from the teacher's off the diagonal, texts alike.
+    """Return how far n(I) n(I)^T is from the teacher's off the diagonal; of texts too.
 
     Similarity preservation (Tung 2019, arXiv:1907.09682; CompRess, Abbasi Koohpayegani
     2020, arXiv:2010.14713).
@@ -49,7 +52,7 @@ def similarity_loss(
     """
 
     def distance(ours: Array, theirs: Array) -> Array:
-        ours, theirs = pair_logits(ours, ours, 1.0), pair_logits(theirs, theirs, 1.0)
+        ours, theirs = _cosines(ours), _cosines(theirs)
         rows = len(ours)
         diagonal = jnp.eye(rows, dtype=bool)
         if form == "mse":
@@ -75,7 +78,7 @@ def pkt_loss(student: Embeddings, teacher: Embeddings) -> Float[Array, ""]:
     """
 
     def logarithms(rows: Array) -> Array:
-        similarities = (1 + pair_logits(rows, rows, 1.0)) / 2
+        similarities = (1 + _cosines(rows)) / 2
         return jnp.log(jnp.maximum(similarities, LEAST_SIMILARITY))
 
     def distance(ours: Array, theirs: Array) -> Array:
@@ -85,6 +88,12 @@ def pkt_loss(student: Embeddings, teacher: Embeddings) -> Float[Array, ""]:
 
     image = distance(student.image, teacher.image)
     return (image + distance(student.text, teacher.text)) / 2
+
+
+def _cosines(rows: Float[Array, "B D"]) -> Float[Array, "B B"]:
+    # Used twice, and their gradients are to meet in float32.
+    rows = rows.astype(jnp.float32)
+    return pair_logits(rows, rows, 1.0)
 
 
 def _alike(units: Float[Array, "B D"]) -> Bool[Array, ""]:
@@ -115,33 +124,48 @@ def rkd_loss(
         angle: b.
         seed: of the sample of triples, which is the same in every step.
     """
-    rows = len(student.image)
-    triples = None if rows <= EXACT_ROWS else _sampled_triples(rows, int(seed))
+    exact = len(student.image) <= EXACT_ROWS
 
     def difference(ours: Array, theirs: Array) -> Array:
         ours, theirs = normalize(ours), normalize(theirs)
-        (spans, cosines), (true_spans, true_cosines) = (
-            _relations(units, triples) for units in (ours, theirs)
-        )
-        total = distance * _huber(spans, true_spans)
-        total += angle * _huber(cosines, true_cosines)
+        pairs, true_pairs = _pairs(ours), _pairs(theirs)
+        total = distance * _huber(pairs.distances, true_pairs.distances)
+        if exact:
+            total += angle * _all_angles(pairs, true_pairs)
+        else:
+            total += angle * _sampled_angles(pairs, true_pairs, int(seed))
         return jnp.where(_alike(ours) | _alike(theirs), 0.0, total)
 
     image = difference(student.image, teacher.image)
     return (image + difference(student.text, teacher.text)) / 2
 
 
-def _sampled_triples(rows: int, seed: int) -> Int[np.ndarray, "3 N"]:
-    return np.random.default_rng(seed).integers(rows, size=(3, TRIPLES))
+class Pairs(NamedTuple):
+    """What all relations of a batch are made of.
 
-
-def _relations(
-    units: Float[Array, "B D"], triples: Int[np.ndarray, "3 N"] | None
-) -> tuple[Float[Array, "B B"], Array]:
-    """Return distances over their mean, and cosines of the angles of triples.
-
-    All from one matrix of inner products, so that nothing has a width beside B^2.
+    Attributes:
+        inner: inner products of rows about their mean.
+        inverse: one by the distance, 0 where a pair is one point.
+        distances: divided by their mean.
     """
+
+    inner: Float[Array, "B B"]
+    inverse: Float[Array, "B B"]
+    distances: Float[Array, "B B"]
+
+    def angles_at(self, i: Array) -> Float[Array, "B B"]:
+        """Return the cosines of all angles at row i."""
+        sides = self.inner - self.inner[i][:, None] - self.inner[i] + self.inner[i, i]
+        return sides * self.inverse[i][:, None] * self.inverse[i]
+
+    def angles(self, i: Array, j: Array, k: Array) -> Float[Array, " N"]:
+        """Return the cosines of the angles at rows i between rows j and k."""
+        sides = self.inner[j, k] - self.inner[i, j] - self.inner[i, k]
+        sides += self.inner[i, i]
+        return sides * self.inverse[i, j] * self.inverse[i, k]
+
+
+def _pairs(units: Float[Array, "B D"]) -> Pairs:
     # Relations do not see where the origin is; near it there is less to cancel.
     rows = units - jax.lax.stop_gradient(units.mean(0))
     inner = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
@@ -153,14 +177,24 @@ def _relations(
     distances = squares * inverse
     total = jnp.sum(distances)
     mean = jnp.where(total > 0, total, 1.0) / max(len(units) * (len(units) - 1), 1)
-    if triples is None:
-        sides = inner - inner[:, :, None] - inner[:, None, :] + own[:, None, None]
-        cosines = sides * inverse[:, :, None] * inverse[:, None, :]
-    else:
-        i, j, k = triples
-        sides = inner[j, k] - inner[i, j] - inner[i, k] + own[i]
-        cosines = sides * inverse[i, j] * inverse[i, k]
-    return distances / mean, cosines
+    return Pairs(inner, inverse, distances / mean)
+
+
+def _all_angles(ours: Pairs, theirs: Pairs) -> Float[Array, ""]:
+    # Computed again on the way back, or all B^3 cosines would wait for it in memory.
+    @jax.checkpoint
+    def at(i: Array) -> Array:
+        return _huber(ours.angles_at(i), theirs.angles_at(i))
+
+    rows = jnp.arange(len(ours.inner))
+    return jnp.mean(jax.lax.map(at, rows, batch_size=ANCHORS))
+
+
+def _sampled_angles(ours: Pairs, theirs: Pairs, seed: int) -> Float[Array, ""]:
+    rng = np.random.default_rng(seed)
+    size = (3, TRIPLES)
+    triples = jnp.asarray(rng.integers(len(ours.inner), size=size, dtype=np.int32))
+    return _huber(ours.angles(*triples), theirs.angles(*triples))
 
 
 def _huber(ours: Array, theirs: Array) -> Float[Array, ""]:
