@@ -37,18 +37,13 @@ def dime_fm_loss(
         image_text_temperature: t of the first two.
         image_image_temperature: t of the last.
     """
-
     # Both are used twice, and their gradients are to meet in float32.
-    image, true_image = (x.image.astype(jnp.float32) for x in (student, teacher))
+    images = [side.image.astype(jnp.float32) for side in (teacher, student)]
 
-    def divergences(columns: Array, temperature: float) -> tuple[Array, Array]:
-        theirs, ours = (
-            pair_logits(rows, columns, SCALE / temperature)
-            for rows in (true_image, image)
-        )
-        return row_divergences(theirs, ours), row_divergences(theirs.T, ours.T)
+    def logits(columns: Array, temperature: float) -> list[Array]:
+        return [pair_logits(rows, columns, SCALE / temperature) for rows in images]
 
-    of_images, of_texts = divergences(teacher.text, image_text_temperature)
-    among_images, _ = divergences(true_image, image_image_temperature)
-    texts = of_images + of_texts
-    return jnp.mean(image_text * texts + image_image * 2 * among_images)
+    theirs, ours = logits(teacher.text, image_text_temperature)
+    among_texts = row_divergences(theirs, ours) + row_divergences(theirs.T, ours.T)
+    among_images = row_divergences(*logits(images[0], image_image_temperature))
+    return jnp.mean(image_text * among_texts + 2 * image_image * among_images)

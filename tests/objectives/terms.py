@@ -10,8 +10,10 @@ from kdjax.objectives import build_objective
 
 
 def embeddings(x, side):
-    parts = {name: x[f"{side}_{name}"] for name in ("image", "text")}
-    return Embeddings(**parts, logit_scale=x[f"{side}_scale"])
+    image, text, scale = (
+        jnp.asarray(x[f"{side}_{name}"]) for name in ("image", "text", "scale")
+    )
+    return Embeddings(image=image, text=text, logit_scale=scale)
 
 
 def program(spec, student, teacher):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
-NAMES = ["clip", "crd", "fd", "icl"]
+NAMES = ["clip", "crd", "fd", "icl", "similarity", "rkd", "pkt", "cka", "procrustes"]
+NAMES += ["dist", "logit_std", "dime_fm"]
 BATCH, STUDENT, TEACHER = 16, 8, 12
 
 

@@ -205,11 +205,10 @@ def test_a_batch_of_one_has_no_relations(form):
         assert not any(gradient.any() for gradient in by_leaf.values())
 
 
-@pytest.mark.parametrize("form", SPECS)
 @pytest.mark.parametrize("rows", [2, 3])
-def test_few_rows_give_numbers(form, rows):
+def test_few_rows_give_numbers(rows):
     x = {k: v[:rows] if np.ndim(v) else v for k, v in drawn(3).items()}
-    assert finite(compiled(form, 4, 4)(x))
+    assert finite(compiled("plain", 4, 4)(x))
 
 
 def degenerate(kind):
