@@ -77,14 +77,16 @@ def pkt_loss(student: Embeddings, teacher: Embeddings) -> Float[Array, ""]:
         teacher: image and text [B, Dt].
     """
 
-    def logarithms(rows: Array) -> Array:
-        similarities = (1 + _cosines(rows)) / 2
-        return jnp.log(jnp.maximum(similarities, LEAST_SIMILARITY))
+    def odds(rows: Array) -> Array:
+        similarities = jnp.maximum((1 + _cosines(rows)) / 2, LEAST_SIMILARITY)
+        return similarities / jnp.mean(similarities, axis=1, keepdims=True)
 
     def distance(ours: Array, theirs: Array) -> Array:
-        divergences = row_divergences(logarithms(theirs), logarithms(ours))
+        p, q = odds(theirs), odds(ours)
+        # Both have the same sum, so q - p adds nothing but what rounding takes away.
+        divergence = jnp.mean(p * (jnp.log(p) - jnp.log(q)) + (q - p))
         alike = _alike(normalize(ours)) | _alike(normalize(theirs))
-        return jnp.where(alike, 0.0, jnp.mean(divergences))
+        return jnp.where(alike, 0.0, divergence)
 
     image = distance(student.image, teacher.image)
     return (image + distance(student.text, teacher.text)) / 2

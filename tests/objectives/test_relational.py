@@ -150,3 +150,17 @@ def test_images_and_texts_count_alike():
     for loss in (similarity_loss, pkt_loss, rkd_loss):
         there, back = loss(student, teacher), loss(*swapped)
         assert float(there) == pytest.approx(float(back), rel=1e-6)
+
+
+def test_a_small_divergence_keeps_its_digits():
+    """Wide embeddings that share a direction, as those of real models do."""
+    x = large(4, 24, 128)
+    x |= {name: rows + 3 * rows[0] for name, rows in x.items() if rows.ndim}
+    exact = {name: np.asarray(array, np.float64) for name, array in x.items()}
+    student, teacher = (embeddings(x, side) for side in ("student", "teacher"))
+    expected = oracle_relational.pkt(exact)
+    assert 0 < expected < 1e-3
+    assert float(pkt_loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    expected = oracle_relational.similarity_kl(exact)
+    found = similarity_loss(student, teacher, form="kl")
+    assert float(found) == pytest.approx(expected, rel=1e-5)
