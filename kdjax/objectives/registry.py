@@ -17,7 +17,11 @@ from kdjax.objectives.clip_kd import (
     mfd_loss,
 )
 from kdjax.objectives.contrastive import clip_loss
+from kdjax.objectives.dime_fm import dime_fm_loss
+from kdjax.objectives.logits import dist_loss, logit_std_loss
 from kdjax.objectives.options import Option, check_options, unknown
+from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
+from kdjax.objectives.representation import cka_loss, procrustes_loss
 from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
 from kdjax.objectives.soft_targets import affinity_loss, open_clip_distill_loss
 
@@ -65,6 +69,17 @@ FD = Entry(
     learns=("projection",),
 )
 
+
+def factor(default: float) -> Option:
+    """Return the option of a part's weight within an objective."""
+    return Option(default, least=0.0)
+
+
+def temperature(default: float) -> Option:
+    """Return the option of what logits are divided by."""
+    return Option(default, least=1e-3)
+
+
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, needs_teacher=False),
     "siglip": Entry(siglip_loss, needs_teacher=False, learns=("bias",)),
@@ -97,19 +112,60 @@ REGISTRY: Mapping[str, Entry] = {
         options={
             "student_scale": Option("own", choices=("own",), least=1e-6),
             "teacher_scale": TEACHER_SCALE,
-            "image_image": Option(0.0, least=0.0),
-            "text_text": Option(0.0, least=0.0),
+            "image_image": factor(0.0),
+            "text_text": factor(0.0),
         },
     ),
     "siglip_distill": Entry(
         siglip_distill_loss,
         options={
-            "temperature": Option(1.0, least=1e-3),
+            "temperature": temperature(1.0),
             "form": Option("soft", choices=("soft", "mobileclip2")),
             "teacher_scale": replace(TEACHER_SCALE, default="own"),
             "teacher_bias": Option("own", choices=("own",), least=-1e4),
         },
         learns=("bias",),
+    ),
+    "similarity": Entry(
+        similarity_loss,
+        options={
+            "form": Option("mse", choices=("mse", "kl")),
+            "temperature": temperature(0.07),
+        },
+    ),
+    "rkd": Entry(
+        rkd_loss,
+        options={
+            "distance": factor(25.0),
+            "angle": factor(50.0),
+            "seed": Option(0.0, least=0.0),
+        },
+    ),
+    "pkt": Entry(pkt_loss),
+    "cka": Entry(
+        cka_loss,
+        options={"estimator": Option("biased", choices=("biased", "debiased"))},
+    ),
+    "procrustes": Entry(procrustes_loss),
+    "dist": Entry(
+        dist_loss,
+        options={
+            "beta": factor(2.0),
+            "gamma": factor(2.0),
+            "temperature": temperature(1.0),
+            "teacher_scale": TEACHER_SCALE,
+        },
+    ),
+    "logit_std": Entry(logit_std_loss, options={"temperature": temperature(2.0)}),
+    "dime_fm": Entry(
+        dime_fm_loss,
+        options={
+            "image_text": factor(0.7),
+            "image_image": factor(0.3),
+            "image_text_temperature": temperature(1.0),
+            "image_image_temperature": temperature(3.0),
+        },
+        learns=("projection",),
     ),
 }
 
