@@ -54,6 +54,8 @@ def load(tmp_path):
                 "HF_HOME": str(tmp_path / "hub"),
                 "HF_ENDPOINT": url,
                 "HF_HUB_DISABLE_TELEMETRY": "1",
+                "NO_PROXY": "127.0.0.1",
+                "no_proxy": "127.0.0.1",
                 **environment,
             },
             capture_output=True,
