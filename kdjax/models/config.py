@@ -246,15 +246,6 @@ def _tupled(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def clip_config_from_dict(values: dict[str, Any]) -> CLIPConfig:
-    """Return the CLIP config that `to_dict` wrote."""
-    towers = {
-        "vision": VisionConfig(**_tupled(values["vision"])),
-        "text": TextConfig(**_tupled(values["text"])),
-    }
-    return CLIPConfig(**{**values, **towers})
-
-
 def vqa_config_from_dict(values: dict[str, Any]) -> VQAConfig:
     """Return the VQA config that `to_dict` wrote."""
     return VQAConfig(**{**values, "vision": VisionConfig(**_tupled(values["vision"]))})
