@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +24,7 @@ class Embeddings:
             a class token, which comes first.
         image_attention: [layers, B, H, M, M], attention maps.
         masked_image: [B, D], the image embedding of a masked second pass.
+        text_id: [B, K], equal in rows whose texts are; of a student.
         class_logits: [B, C], of a classifier on top.
     """
 
@@ -37,4 +38,5 @@ class Embeddings:
     image_hidden: Float[Array, "layers B M W"] | None = None
     image_attention: Float[Array, "layers B H M M"] | None = None
     masked_image: Float[Array, "B D"] | None = None
+    text_id: UInt32[Array, "B K"] | None = None
     class_logits: Float[Array, "B C"] | None = None

@@ -3,19 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import (
-    diagonal_cross_entropy,
-    normalize,
-    pair_logits,
-    scale_of,
+    both_ways,
+    matches_of,
     student_logits,
     teacher_logits,
 )
+from kdjax.objectives.cosines import normalize
+from kdjax.objectives.pairs import Logits, Number, PairSum, Softmax
 
 
 def crd_loss(
@@ -23,7 +22,7 @@ def crd_loss(
     teacher: Embeddings,
     *,
     teacher_scale: str | float = "calibrated",
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return KL(softmax of the teacher's logits || softmax of the student's) both ways.
 
     Contrastive relational distillation: each side with its own logits s n(I) n(T)^T,
@@ -34,16 +33,11 @@ def crd_loss(
         teacher: image and text [B, Dt], logit_scale and perhaps calibrated_scale.
         teacher_scale: "calibrated", "own" or a number, see `scale_of`.
     """
-    ours, theirs = student_logits(student), teacher_logits(teacher, teacher_scale)
-    return (_row_divergence(theirs, ours) + _row_divergence(theirs.T, ours.T)) / 2
-
-
-def _row_divergence(
-    teacher: Float[Array, "B B"], student: Float[Array, "B B"]
-) -> Float[Array, ""]:
-    target = jax.nn.log_softmax(teacher)
-    terms = jnp.exp(target) * (target - jax.nn.log_softmax(student))
-    return jnp.mean(jnp.sum(terms, axis=1))
+    return both_ways(
+        student_logits(student),
+        [teacher_logits(teacher, teacher_scale)],
+        divergence=True,
+    )
 
 
 def fd_loss(
@@ -87,8 +81,12 @@ def mfd_loss(
 
 
 def icl_loss(
-    student: Embeddings, teacher: Embeddings, *, scale: Float[Array, ""]
-) -> Float[Array, ""]:
+    student: Embeddings,
+    teacher: Embeddings,
+    *,
+    scale: Float[Array, ""],
+    duplicates: str = "negative",
+) -> PairSum:
     """Return CE(c n(PI) n(T')^T) and CE(c n(PT) n(I')^T), averaged.
 
     Interactive contrastive learning: the student's rows against the teacher's columns.
@@ -97,10 +95,19 @@ def icl_loss(
         student: image and text [B, D], projected to the teacher's width.
         teacher: image and text [B, D].
         scale: the learnt c.
+        duplicates: "negative", "mask" or "spread", see `matches_of`.
     """
-    image = pair_logits(student.image, teacher.text, scale)
-    text = pair_logits(student.text, teacher.image, scale)
-    return (diagonal_cross_entropy(image) + diagonal_cross_entropy(text)) / 2
+    matches = matches_of(student, duplicates)
+    each = _across(student, teacher, scale)
+    return PairSum(tuple((0.5, Softmax(x, matches=matches)) for x in each))
+
+
+def _across(
+    student: Embeddings, teacher: Embeddings, scale: Number
+) -> tuple[Logits, Logits]:
+    """Return c n(PI) n(T')^T and c n(PT) n(I')^T."""
+    image = Logits(student.image, teacher.text, scale)
+    return image, Logits(student.text, teacher.image, scale)
 
 
 def cross_kd_loss(
@@ -109,7 +116,7 @@ def cross_kd_loss(
     *,
     scale: Float[Array, ""],
     teacher_scale: str | float = "calibrated",
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return KL(softmax L' || softmax(c n(PI) n(T')^T)) and that of texts, averaged.
 
     Of the released code, not of the paper: `icl_loss` with the teacher's own matches
@@ -121,58 +128,15 @@ def cross_kd_loss(
         scale: the learnt c, which is that of `icl_loss`.
         teacher_scale: "calibrated", "own" or a number, see `scale_of`.
     """
+    image, text = _across(student, teacher, scale)
     theirs = teacher_logits(teacher, teacher_scale)
-    image = pair_logits(student.image, teacher.text, scale)
-    text = pair_logits(student.text, teacher.image, scale)
-    return (_row_divergence(theirs, image) + _row_divergence(theirs.T, text)) / 2
-
-
-def gd_loss(
-    student: Embeddings,
-    teacher: Embeddings,
-    *,
-    form: str = "unit",
-    teacher_scale: str | float = "calibrated",
-) -> Float[Array, ""]:
-    """Return the squared distance between both sides' gradients of `clip_loss`.
-
-    Gradient distillation: with p = softmax L and q = softmax L^T, the four terms
-    (p - 1) n(T), (p - 1)^T n(I), (q - 1) n(I) and (q - 1)^T n(T), where 1 is the
-    identity: what the image-anchored loss says of images and of texts, then the
-    text-anchored of texts and of images.
-
-    Args:
-        student: image and text [B, D], projected to the teacher's width; logit_scale.
-        teacher: image and text [B, D], logit_scale and perhaps calibrated_scale.
-        form: "unit", these terms, summed over the width and averaged over the batch;
-            "paper", each times its scale / B, averaged over batch and width;
-            "released", as the public code, in which 1 / scale is where a scale should
-            be, within the softmax too.
-        teacher_scale: "calibrated", "own" or a number, see `scale_of`.
-    """
-    scale = student.logit_scale.astype(jnp.float32)
-    ours = _clip_gradients(student, scale, form)
-    theirs = _clip_gradients(teacher, scale_of(teacher, teacher_scale), form)
-    zero = jnp.zeros(student.image.shape, jnp.float32)
-    squares = sum(((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)), zero)
-    return squares.sum(-1).mean() if form == "unit" else jnp.mean(squares)
-
-
-def _clip_gradients(
-    side: Embeddings, scale: Float[Array, ""] | float, form: str
-) -> list[Float[Array, "B D"]]:
-    scale = 1 / scale if form == "released" else scale
-    logits = pair_logits(side.image, side.text, scale)
-    image, text = normalize(side.image), normalize(side.text)
-    identity = jnp.eye(len(image))
-    of_image = jax.nn.softmax(logits) - identity
-    of_text = jax.nn.softmax(logits.T) - identity
-    factor = 1.0 if form == "unit" else scale / len(image)
-    pairs = [(of_image, text), (of_image.T, image), (of_text, image), (of_text.T, text)]
-    return [
-        factor * jnp.matmul(errors, rows, precision=jax.lax.Precision.HIGHEST)
-        for errors, rows in pairs
-    ]
+    turned = replace(theirs, rows=theirs.columns, columns=theirs.rows)
+    return PairSum(
+        tuple(
+            (0.5, Softmax(logits, (target,), divergence=True))
+            for logits, target in ((image, theirs), (text, turned))
+        )
+    )
 
 
 def afd_loss(
@@ -181,7 +145,8 @@ def afd_loss(
     *,
     fusion: Callable[[Embeddings], Embeddings],
     scale: Float[Array, ""],
-) -> Float[Array, ""]:
+    duplicates: str = "negative",
+) -> PairSum:
     """Return CE(f n(F) n(G)^T) both ways, F = W_i [n(I), n(I')], G = W_t [n(T), n(T')].
 
     Augmented feature distillation: the student's and the teacher's embeddings, side by
@@ -192,6 +157,7 @@ def afd_loss(
         teacher: image and text [B, Dt].
         fusion: the learnt W_i and W_t, [B, Ds + Dt] -> [B, Ds].
         scale: the learnt f.
+        duplicates: "negative", "mask" or "spread", see `matches_of`.
     """
 
     def beside(ours: Array, theirs: Array) -> Array:
@@ -203,5 +169,5 @@ def afd_loss(
         logit_scale=student.logit_scale,
     )
     fused = fusion(both)
-    logits = pair_logits(fused.image, fused.text, scale)
-    return (diagonal_cross_entropy(logits) + diagonal_cross_entropy(logits.T)) / 2
+    logits = Logits(fused.image, fused.text, scale)
+    return both_ways(logits, matches=matches_of(student, duplicates))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
+from kdjax.objectives.pairs import PairSum, evaluate
 from kdjax.objectives.parts import Fusion, Heads, learnt_bias, learnt_scale
 from kdjax.objectives.registry import REGISTRY, Spec, expand
 
@@ -27,6 +28,7 @@ class Objective(nnx.Module):
         student_width: int,
         teacher_width: int | None,
         student_bias: bool,
+        block_rows: int | None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -35,6 +37,7 @@ class Objective(nnx.Module):
         self.spec = tuple((k, tuple(sorted(v.items()))) for k, v in chosen.items())
         if teacher_width is None:
             self._refuse_without_teacher()
+        self.block_rows = block_rows
         self.needs_masked_image = any(REGISTRY[k].needs_masked_image for k in chosen)
         learnt = {part for name in chosen for part in REGISTRY[name].learns}
         width = student_width if teacher_width is None else teacher_width
@@ -67,15 +70,24 @@ class Objective(nnx.Module):
             self._refuse_without_teacher()
         frozen = jax.tree.map(jax.lax.stop_gradient, teacher)
         # Once for all, so that the gradients of several uses add up in float32 too.
-        student = jax.tree.map(lambda x: x.astype(jnp.float32), student)
-        terms: dict[str, Array] = {}
-        total = jnp.float32(0)
-        for name, pairs in self.spec:
-            options = dict(pairs)
-            weight = options.pop("weight")
-            terms[name] = self._term(name, options, student, frozen)
-            total = total + weight * terms[name]
-        return total, terms
+        student = jax.tree.map(_in_float32, student)
+        projected = student if self.projection is None else self.projection(student)
+        found = {
+            name: self._term(
+                name,
+                dict(options),
+                projected if "projection" in REGISTRY[name].learns else student,
+                frozen,
+            )
+            for name, options in self.spec
+        }
+        sums = {k: x for k, x in found.items() if isinstance(x, PairSum)}
+        values: dict[str, Any] = found | evaluate(sums, self.block_rows)
+        total = sum(
+            (dict(options)["weight"] * values[name] for name, options in self.spec),
+            jnp.float32(0),
+        )
+        return total, values
 
     def _refuse_without_teacher(self) -> None:
         for name, _ in self.spec:
@@ -90,10 +102,9 @@ class Objective(nnx.Module):
         options: dict[str, Any],
         student: Embeddings,
         teacher: Embeddings | None,
-    ) -> Array:
+    ) -> Array | PairSum:
         entry = REGISTRY[name]
-        if "projection" in entry.learns and self.projection is not None:
-            student = self.projection(student)
+        del options["weight"]
         if "bias" in entry.learns and self.bias is not None:
             student = replace(student, logit_bias=self.bias[...])
         if "scale" in entry.learns:
@@ -103,8 +114,14 @@ class Objective(nnx.Module):
             assert self.fusion is not None
             options["scale"] = _in_form(self.fusion.scale, options["scale"])
             options["fusion"] = self.fusion
+        if entry.by_rows:
+            options["block_rows"] = self.block_rows
         given = (student, teacher) if entry.needs_teacher else (student,)
         return entry.function(*given, **options)
+
+
+def _in_float32(x: Array) -> Array:
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _in_form(scale: nnx.Param, form: str) -> Array:
@@ -118,6 +135,7 @@ def build_objective(
     student_width: int,
     teacher_width: int | None = None,
     student_bias: bool = False,
+    block_rows: int | None = None,
     rngs: nnx.Rngs,
 ) -> Objective:
     """Return the module of a combination of objectives.
@@ -128,9 +146,13 @@ def build_objective(
         teacher_width: of the teacher's; None when there is no teacher.
         student_bias: whether the student has a logit bias; if not, an objective that
             needs one learns it.
+        block_rows: of all pairs, how many rows at a time are gone through; None for
+            what suits the batch.
         rngs: for what objectives learn, such as heads where widths differ.
 
     Raises:
         UserError: an unknown name or option, a bad value, or a missing teacher.
     """
-    return Objective(spec, student_width, teacher_width, student_bias, rngs=rngs)
+    return Objective(
+        spec, student_width, teacher_width, student_bias, block_rows, rngs=rngs
+    )

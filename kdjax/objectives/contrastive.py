@@ -1,49 +1,23 @@
 """What contrastive objectives share, and the contrastive task loss itself."""
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
-
-# The square of the smallest norm that is divided by.
-TINY = 1e-24
+from kdjax.objectives.pairs import Logits, Matches, PairSum, Softmax
 
 
-def normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Return rows of length one in float32; a zero row stays zero, its gradient too."""
-    x = x.astype(jnp.float32)
-    squares = jnp.sum(x * x, -1, keepdims=True)
-    directed = squares > TINY
-    # Two selections: the first keeps infinity out of the gradient of the second.
-    inverse = jax.lax.rsqrt(jnp.where(directed, squares, 1.0))
-    return x * jnp.where(directed, inverse, 0.0)
-
-
-def pair_logits(
-    rows: Float[Array, "B D"],
-    columns: Float[Array, "B D"],
-    scale: Float[Array, ""] | float,
-) -> Float[Array, "B B"]:
-    """Return the scaled cosine of every row with every column."""
-    cosines = jnp.matmul(
-        normalize(rows), normalize(columns).T, precision=jax.lax.Precision.HIGHEST
-    )
-    return scale * cosines
-
-
-def student_logits(student: Embeddings) -> Float[Array, "B B"]:
+def student_logits(student: Embeddings) -> Logits:
     """Return L = s n(I) n(T)^T."""
-    return pair_logits(
-        student.image, student.text, student.logit_scale.astype(jnp.float32)
-    )
+    return Logits(student.image, student.text, student.logit_scale)
 
 
-def teacher_logits(
-    teacher: Embeddings, teacher_scale: str | float
-) -> Float[Array, "B B"]:
+def teacher_logits(teacher: Embeddings, teacher_scale: str | float) -> Logits:
     """Return L' = s' n(I') n(T')^T, its s' chosen as `scale_of` says."""
-    return pair_logits(teacher.image, teacher.text, scale_of(teacher, teacher_scale))
+    return Logits(teacher.image, teacher.text, scale_of(teacher, teacher_scale))
 
 
 def scale_of(
@@ -60,21 +34,36 @@ def scale_of(
         return teacher_scale
     calibrated = teacher.calibrated_scale
     chosen = teacher.logit_scale if calibrated is None else calibrated
-    return (teacher.logit_scale if teacher_scale == "own" else chosen).astype(
-        jnp.float32
-    )
+    return teacher.logit_scale if teacher_scale == "own" else chosen
 
 
-def diagonal_cross_entropy(logits: Float[Array, "B B"]) -> Float[Array, ""]:
-    """Return the mean over rows of the cross-entropy with the diagonal as target."""
-    return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits)))
+def both_ways(
+    logits: Logits, targets: Sequence[Logits] = (), **options: Any
+) -> PairSum:
+    """Return the mean of `Softmax` over rows and over columns."""
+    rows = Softmax(logits, tuple(targets), **options)
+    return PairSum(((0.5, rows), (0.5, replace(rows, way="columns"))))
 
 
-def clip_loss(student: Embeddings) -> Float[Array, ""]:
+def matches_of(student: Embeddings, duplicates: str) -> Matches:
+    """Return which pairs match where a batch may have a caption twice.
+
+    Args:
+        student: with text_id, unless duplicates are negatives.
+        duplicates: "negative", two of one caption are no match, as published; "mask",
+            they are left out; "spread", all of one caption match alike.
+    """
+    if duplicates == "negative":
+        return Matches()
+    assert student.text_id is not None
+    return Matches(student.text_id, spread=duplicates == "spread")
+
+
+def clip_loss(student: Embeddings, *, duplicates: str = "negative") -> PairSum:
     """Return CE(L) both ways, L = s n(I) n(T)^T (Radford 2021, arXiv:2103.00020).
 
     Args:
         student: image and text [B, D], logit_scale.
+        duplicates: "negative", "mask" or "spread", see `matches_of`.
     """
-    logits = student_logits(student)
-    return (diagonal_cross_entropy(logits) + diagonal_cross_entropy(logits.T)) / 2
+    return both_ways(student_logits(student), matches=matches_of(student, duplicates))

@@ -1,11 +1,11 @@
 """A student's images among the teacher's images and texts, as DIME-FM places them."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from dataclasses import replace
+
+from jaxtyping import Array
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.contrastive import pair_logits
-from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.pairs import Logits, Number, PairSum, Softmax
 
 # Of the released code: all similarities are so many times the cosine.
 SCALE = 100.0
@@ -19,7 +19,7 @@ def dime_fm_loss(
     image_image: float = 0.3,
     image_text_temperature: float = 1.0,
     image_image_temperature: float = 3.0,
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return a (KL of images to texts + KL of texts to images) + 2 b KL of images.
 
     DIME-FM (Sun 2023, arXiv:2303.18232): the student's images are to have the places of
@@ -37,13 +37,20 @@ def dime_fm_loss(
         image_text_temperature: t of the first two.
         image_image_temperature: t of the last.
     """
-    # Both are used twice, and their gradients are to meet in float32.
-    images = [side.image.astype(jnp.float32) for side in (teacher, student)]
 
-    def logits(columns: Array, temperature: float) -> list[Array]:
-        return [pair_logits(rows, columns, SCALE / temperature) for rows in images]
+    def of(columns: Array, temperature: Number) -> tuple[Logits, tuple[Logits]]:
+        theirs, ours = (
+            Logits(side.image, columns, SCALE / temperature)
+            for side in (teacher, student)
+        )
+        return ours, (theirs,)
 
-    theirs, ours = logits(teacher.text, image_text_temperature)
-    among_texts = row_divergences(theirs, ours) + row_divergences(theirs.T, ours.T)
-    among_images = row_divergences(*logits(images[0], image_image_temperature))
-    return jnp.mean(image_text * among_texts + 2 * image_image * among_images)
+    among_texts = Softmax(*of(teacher.text, image_text_temperature), divergence=True)
+    among_images = Softmax(*of(teacher.image, image_image_temperature), divergence=True)
+    return PairSum(
+        (
+            (image_text, among_texts),
+            (image_text, replace(among_texts, way="columns")),
+            (2 * image_image, among_images),
+        )
+    )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.contrastive import normalize, pair_logits, scale_of
+from kdjax.objectives.contrastive import scale_of
+from kdjax.objectives.cosines import normalize, pair_logits
 from kdjax.objectives.divergence import row_divergences
 
 # Cosines that differ by less are equal in float32.

@@ -12,14 +12,15 @@ from kdjax.objectives.clip_kd import (
     crd_loss,
     cross_kd_loss,
     fd_loss,
-    gd_loss,
     icl_loss,
     mfd_loss,
 )
 from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.dime_fm import dime_fm_loss
+from kdjax.objectives.gradients import gd_loss
 from kdjax.objectives.logits import dist_loss, logit_std_loss
 from kdjax.objectives.options import Option, check_options, unknown
+from kdjax.objectives.pairs import PairSum
 from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
 from kdjax.objectives.representation import cka_loss, procrustes_loss
 from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
@@ -34,11 +35,12 @@ class Entry:
     """What the combining module must know of an objective.
 
     Attributes:
-        function: (student, teacher, **options) -> scalar, or (student, **options) ->
-            scalar where no teacher is needed.
+        function: (student, teacher, **options) -> scalar or sum over pairs, or
+            (student, **options) -> the same where no teacher is needed.
         weight: the default weight.
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
+        by_rows: whether it has `block_rows`, being quadratic and no sum over pairs.
         needs_teacher: whether the teacher is an argument.
         needs_masked_image: whether the student embeds a masked image too.
         learns: what it shares with others that name the same:
@@ -48,10 +50,11 @@ class Entry:
             "bias", the student comes with a logit bias, if it has none.
     """
 
-    function: Callable[..., Array]
+    function: Callable[..., Array | PairSum]
     weight: float = 1.0
     weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
+    by_rows: bool = False
     needs_teacher: bool = True
     needs_masked_image: bool = False
     learns: tuple[str, ...] = ()
@@ -59,6 +62,7 @@ class Entry:
 
 WEIGHT = Option(1.0, least=0.0)
 TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
+DUPLICATES = Option("negative", choices=("negative", "mask", "spread"))
 SCALE_FORM = Option("raw", choices=("raw", "exp"))
 
 FD = Entry(
@@ -81,13 +85,20 @@ def temperature(default: float) -> Option:
 
 
 REGISTRY: Mapping[str, Entry] = {
-    "clip": Entry(clip_loss, needs_teacher=False),
-    "siglip": Entry(siglip_loss, needs_teacher=False, learns=("bias",)),
+    "clip": Entry(clip_loss, options={"duplicates": DUPLICATES}, needs_teacher=False),
+    "siglip": Entry(
+        siglip_loss,
+        options={"duplicates": DUPLICATES},
+        needs_teacher=False,
+        learns=("bias",),
+    ),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
     "fd": FD,
     "mfd": replace(FD, function=mfd_loss, needs_masked_image=True),
     "icl": Entry(
-        icl_loss, options={"scale": SCALE_FORM}, learns=("projection", "scale")
+        icl_loss,
+        options={"scale": SCALE_FORM, "duplicates": DUPLICATES},
+        learns=("projection", "scale"),
     ),
     "cross_kd": Entry(
         cross_kd_loss,
@@ -101,9 +112,14 @@ REGISTRY: Mapping[str, Entry] = {
             "form": Option("unit", choices=("unit", "paper", "released")),
             "teacher_scale": TEACHER_SCALE,
         },
+        by_rows=True,
         learns=("projection",),
     ),
-    "afd": Entry(afd_loss, options={"scale": SCALE_FORM}, learns=("fusion",)),
+    "afd": Entry(
+        afd_loss,
+        options={"scale": SCALE_FORM, "duplicates": DUPLICATES},
+        learns=("fusion",),
+    ),
     "open_clip_distill": Entry(
         open_clip_distill_loss, options={"teacher_scale": TEACHER_SCALE}
     ),
@@ -140,6 +156,7 @@ REGISTRY: Mapping[str, Entry] = {
             "angle": factor(50.0),
             "seed": Option(0.0, least=0.0),
         },
+        by_rows=True,
     ),
     "pkt": Entry(pkt_loss),
     "cka": Entry(

@@ -4,7 +4,10 @@ Each compares images with images and texts with texts, so the widths of student 
 teacher may differ; of the two modalities the mean is taken.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.contrastive import normalize, pair_logits
-from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.blocks import Added, Layout, layout_of, over_rows
+from kdjax.objectives.cosines import normalize, pair_logits
+from kdjax.objectives.pairs import Logits, PairSum, Softmax, Squares
 
 # The square of the distance at which rows of length one are alike in float32.
 ALIKE = 1e-12
@@ -23,6 +27,7 @@ COINCIDENT = 1e-5
 # Up to so many rows all triples are compared, above them so many sampled ones.
 EXACT_ROWS = 256
 TRIPLES = 2**18
+BLOCK_TRIPLES = 2**12
 ANCHORS = 16
 # The smallest (1 + cos) / 2 whose logarithm float32 cosines tell apart.
 LEAST_SIMILARITY = 1e-6
@@ -36,7 +41,7 @@ def similarity_loss(
     *,
     form: str = "mse",
     temperature: float = 0.07,
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return how far n(I) n(I)^T is from the teacher's off the diagonal; of texts too.
 
     Similarity preservation (Tung 2019, arXiv:1907.09682; CompRess, Abbasi Koohpayegani
@@ -51,18 +56,14 @@ def similarity_loss(
         temperature: t, of the form "kl".
     """
 
-    def distance(ours: Array, theirs: Array) -> Array:
-        ours, theirs = _cosines(ours), _cosines(theirs)
-        rows = len(ours)
-        diagonal = jnp.eye(rows, dtype=bool)
+    def among(modality: str) -> Softmax | Squares:
+        rows = [getattr(side, modality) for side in (student, teacher)]
         if form == "mse":
-            squares = jnp.where(diagonal, 0.0, (ours - theirs) ** 2)
-            return jnp.sum(squares) / max(rows * (rows - 1), 1)
-        masked = [jnp.where(diagonal, MASKED, x / temperature) for x in (theirs, ours)]
-        return jnp.mean(row_divergences(*masked))
+            return Squares(*(Logits(x, x, 1.0) for x in rows))
+        ours, theirs = (Logits(x, x, 1 / temperature) for x in rows)
+        return Softmax(ours, (theirs,), divergence=True, others=True)
 
-    image = distance(student.image, teacher.image)
-    return (image + distance(student.text, teacher.text)) / 2
+    return PairSum(((0.5, among("image")), (0.5, among("text"))))
 
 
 def pkt_loss(student: Embeddings, teacher: Embeddings) -> Float[Array, ""]:
@@ -109,6 +110,7 @@ def rkd_loss(
     distance: float = 25.0,
     angle: float = 50.0,
     seed: float = 0.0,
+    block_rows: int | None = None,
 ) -> Float[Array, ""]:
     """Return what distances and angles among a batch's rows differ from the teacher's.
 
@@ -125,80 +127,143 @@ def rkd_loss(
         distance: a.
         angle: b.
         seed: of the sample of triples, which is the same in every step.
+        block_rows: see `layout_of`.
     """
-    exact = len(student.image) <= EXACT_ROWS
+    layout = layout_of(len(student.image), block_rows)
 
     def difference(ours: Array, theirs: Array) -> Array:
-        ours, theirs = normalize(ours), normalize(theirs)
-        pairs, true_pairs = _pairs(ours), _pairs(theirs)
-        total = distance * _huber(pairs.distances, true_pairs.distances)
-        if exact:
-            total += angle * _all_angles(pairs, true_pairs)
+        sides = [_about_mean(normalize(rows)) for rows in (ours, theirs)]
+        total = distance * _distances_differ(sides, layout)
+        if len(ours) <= EXACT_ROWS:
+            total += angle * _all_angles_differ(*sides)
         else:
-            total += angle * _sampled_angles(pairs, true_pairs, int(seed))
-        return jnp.where(_alike(ours) | _alike(theirs), 0.0, total)
+            total += angle * _sampled_angles_differ(sides, int(seed), layout)
+        return jnp.where(_alike(sides[0]) | _alike(sides[1]), 0.0, total)
 
     image = difference(student.image, teacher.image)
     return (image + difference(student.text, teacher.text)) / 2
 
 
-class Pairs(NamedTuple):
-    """What all relations of a batch are made of.
+def _about_mean(units: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    # Relations do not see where the origin is; near it there is less to cancel.
+    return units - jax.lax.stop_gradient(units.mean(0))
+
+
+class Distances(NamedTuple):
+    """Distances of pairs, which are 0 where a pair is one point.
 
     Attributes:
-        inner: inner products of rows about their mean.
-        inverse: one by the distance, 0 where a pair is one point.
-        distances: divided by their mean.
+        inverse: one by the distance, or 0.
+        distances: not divided by their mean.
     """
 
-    inner: Float[Array, "B B"]
-    inverse: Float[Array, "B B"]
-    distances: Float[Array, "B B"]
-
-    def angles_at(self, i: Array) -> Float[Array, "B B"]:
-        """Return the cosines of all angles at row i."""
-        sides = self.inner - self.inner[i][:, None] - self.inner[i] + self.inner[i, i]
-        return sides * self.inverse[i][:, None] * self.inverse[i]
-
-    def angles(self, i: Array, j: Array, k: Array) -> Float[Array, " N"]:
-        """Return the cosines of the angles at rows i between rows j and k."""
-        sides = self.inner[j, k] - self.inner[i, j] - self.inner[i, k]
-        sides += self.inner[i, i]
-        return sides * self.inverse[i, j] * self.inverse[i, k]
+    inverse: Float[Array, "..."]
+    distances: Float[Array, "..."]
 
 
-def _pairs(units: Float[Array, "B D"]) -> Pairs:
-    # Relations do not see where the origin is; near it there is less to cancel.
-    rows = units - jax.lax.stop_gradient(units.mean(0))
-    inner = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
-    own = jnp.diagonal(inner)
-    squares = own[:, None] + own - 2 * inner
-    apart = squares > ALIKE + COINCIDENT * 2 * jnp.mean(own)
-    apart &= ~jnp.eye(len(units), dtype=bool)
+def _distances(
+    squares: Float[Array, "..."], least: Float[Array, ""], same: Bool[Array, "..."]
+) -> Distances:
+    apart = (squares > least) & ~same
     inverse = jnp.where(apart, jax.lax.rsqrt(jnp.where(apart, squares, 1.0)), 0.0)
-    distances = squares * inverse
-    total = jnp.sum(distances)
-    mean = jnp.where(total > 0, total, 1.0) / max(len(units) * (len(units) - 1), 1)
-    return Pairs(inner, inverse, distances / mean)
+    return Distances(inverse, squares * inverse)
 
 
-def _all_angles(ours: Pairs, theirs: Pairs) -> Float[Array, ""]:
+def _least(rows: Float[Array, "B D"]) -> Float[Array, ""]:
+    """Return the squared distance up to which two rows are one point."""
+    return ALIKE + COINCIDENT * 2 * jnp.mean(jnp.sum(rows * rows, axis=1))
+
+
+def _squares(
+    rows: Float[Array, "b D"], columns: Float[Array, "B D"]
+) -> Float[Array, "b B"]:
+    inner = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+    sizes = [jnp.sum(x * x, axis=1) for x in (rows, columns)]
+    return sizes[0][:, None] + sizes[1] - 2 * inner
+
+
+def _distances_differ(sides: Sequence[Array], layout: Layout) -> Float[Array, ""]:
+    """Return the Huber loss of distances over their means, some rows at a time."""
+    count = len(sides[0])
+    pairs = max(count * (count - 1), 1)
+
+    def distances(index: Array, rows: Any, columns: Any, least: Any) -> list[Array]:
+        same = index[:, None] == jnp.arange(count)
+        found = zip(map(_squares, rows, columns), least, strict=True)
+        return [_distances(squares, small, same).distances for squares, small in found]
+
+    def sums(*block: Any) -> Added:
+        return Added(total=[jnp.sum(x) for x in distances(*block)])
+
+    def huber(index: Array, rows: Any, columns: Any, scalars: Any) -> Added:
+        least, means = scalars
+        found = zip(distances(index, rows, columns, least), means, strict=True)
+        return Added(total=jnp.sum(_huber(*(x / mean for x, mean in found))))
+
+    least = [_least(rows) for rows in sides]
+    totals = over_rows(sums, sides, sides, least, layout).total
+    means = [jnp.where(total > 0, total, 1.0) / pairs for total in totals]
+    return over_rows(huber, sides, sides, (least, means), layout).total / count**2
+
+
+def _all_angles_differ(
+    ours: Float[Array, "B D"], theirs: Float[Array, "B D2"]
+) -> Float[Array, ""]:
+    """Return the mean Huber loss of the cosines of the angles of all triples."""
+    inner = [
+        jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+        for rows in (ours, theirs)
+    ]
+    inverse = [
+        _distances(_squares(rows, rows), _least(rows), jnp.eye(len(rows), dtype=bool))
+        for rows in (ours, theirs)
+    ]
+
     # Computed again on the way back, or all B^3 cosines would wait for it in memory.
     @jax.checkpoint
     def at(i: Array) -> Array:
-        return _huber(ours.angles_at(i), theirs.angles_at(i))
+        cosines = [
+            (x - x[i][:, None] - x[i] + x[i, i])
+            * one.inverse[i][:, None]
+            * one.inverse[i]
+            for x, one in zip(inner, inverse, strict=True)
+        ]
+        return jnp.mean(_huber(*cosines))
 
-    rows = jnp.arange(len(ours.inner))
-    return jnp.mean(jax.lax.map(at, rows, batch_size=ANCHORS))
+    return jnp.mean(jax.lax.map(at, jnp.arange(len(ours)), batch_size=ANCHORS))
 
 
-def _sampled_angles(ours: Pairs, theirs: Pairs, seed: int) -> Float[Array, ""]:
+def _sampled_angles_differ(
+    sides: Sequence[Array], seed: int, layout: Layout
+) -> Float[Array, ""]:
+    """Return the same of a sample of triples."""
     rng = np.random.default_rng(seed)
     size = (3, TRIPLES)
-    triples = jnp.asarray(rng.integers(len(ours.inner), size=size, dtype=np.int32))
-    return _huber(ours.angles(*triples), theirs.angles(*triples))
+    triples = jnp.asarray(rng.integers(len(sides[0]), size=size, dtype=np.int32))
+
+    def huber(_: Array, triples: Any, columns: Any, least: Any) -> Added:
+        found = map(partial(_cosines_of, triples), columns, least)
+        return Added(total=jnp.sum(_huber(*found)))
+
+    few = layout_of(TRIPLES, BLOCK_TRIPLES)
+    few = few if layout.mesh is not None else replace(few, mesh=None)
+    least = [_least(rows) for rows in sides]
+    return over_rows(huber, tuple(triples), sides, least, few).total / TRIPLES
 
 
-def _huber(ours: Array, theirs: Array) -> Float[Array, ""]:
+def _cosines_of(
+    triples: Sequence[Array], rows: Float[Array, "B D"], least: Float[Array, ""]
+) -> Float[Array, " N"]:
+    """Return the cosines of the angles at the first of each triple."""
+    i, j, k = triples
+    sides = [(rows[end] - rows[i], end == i) for end in (j, k)]
+    inverse = [
+        _distances(jnp.sum(side**2, axis=1), least, same).inverse
+        for side, same in sides
+    ]
+    return jnp.sum(sides[0][0] * sides[1][0], axis=1) * inverse[0] * inverse[1]
+
+
+def _huber(ours: Array, theirs: Array) -> Array:
     far = jnp.abs(ours - theirs)
-    return jnp.mean(jnp.where(far < 1, far**2 / 2, far - 0.5))
+    return jnp.where(far < 1, far**2 / 2, far - 0.5)

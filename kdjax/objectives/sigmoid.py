@@ -1,14 +1,13 @@
 """Sigmoid losses: every pair of a batch is a match or not, by itself."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from dataclasses import replace
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.contrastive import student_logits, teacher_logits
+from kdjax.objectives.contrastive import matches_of, student_logits, teacher_logits
+from kdjax.objectives.pairs import Logits, Number, PairSum, Sigmoid
 
 
-def siglip_loss(student: Embeddings) -> Float[Array, ""]:
+def siglip_loss(student: Embeddings, *, duplicates: str = "negative") -> PairSum:
     """Return -sum over pairs of log sigmoid(z (s n(I) n(T)^T + b)), divided by B.
 
     z is 1 for the pairs of the batch, on the diagonal, and -1 for all others (SigLIP,
@@ -16,10 +15,12 @@ def siglip_loss(student: Embeddings) -> Float[Array, ""]:
 
     Args:
         student: image and text [B, D], logit_scale and logit_bias.
+        duplicates: "negative", "mask" or "spread", see `matches_of`; spread, every pair
+            of equal captions is a match.
     """
-    logits = student_logits(student) + _bias(student)
-    signs = 2 * jnp.eye(len(logits)) - 1
-    return jax.nn.softplus(-signs * logits).sum() / len(logits)
+    logits = replace(student_logits(student), bias=student.logit_bias)
+    matches = matches_of(student, duplicates)
+    return PairSum(((1.0, Sigmoid(logits, matches=matches)),))
 
 
 def siglip_distill_loss(
@@ -30,7 +31,7 @@ def siglip_distill_loss(
     form: str = "soft",
     teacher_scale: str | float = "own",
     teacher_bias: str | float = "own",
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return the cross-entropy of pairs' matches against the teacher's, over B.
 
     With z = (s n(I) n(T)^T + b) / temperature and y the sigmoid of the teacher's same:
@@ -46,17 +47,14 @@ def siglip_distill_loss(
         teacher_scale: as of `scale_of`; a sigmoid model's bias goes with its own scale.
         teacher_bias: "own", which is 0 for a softmax model, or a number.
     """
-    chosen = _bias(teacher) if isinstance(teacher_bias, str) else teacher_bias
-    ours = (student_logits(student) + _bias(student)) / temperature
-    theirs = (teacher_logits(teacher, teacher_scale) + chosen) / temperature
-    if form == "mobileclip2":
-        terms = jax.nn.softplus(-ours * jnp.tanh(theirs / 2))
-    else:
-        terms = jax.nn.sigmoid(theirs) * jax.nn.softplus(-ours)
-        # Not one less the above, which rounds to nothing where a teacher is sure.
-        terms += jax.nn.sigmoid(-theirs) * jax.nn.softplus(ours)
-    return terms.sum() / len(terms)
+    bias = teacher.logit_bias if isinstance(teacher_bias, str) else teacher_bias
+    ours = replace(student_logits(student), bias=student.logit_bias)
+    theirs = replace(teacher_logits(teacher, teacher_scale), bias=bias)
+    sides = [_divided(side, temperature) for side in (ours, theirs)]
+    signed = form == "mobileclip2"
+    return PairSum(((1.0, Sigmoid(sides[0], (sides[1],), signed=signed)),))
 
 
-def _bias(side: Embeddings) -> Float[Array, ""] | float:
-    return 0.0 if side.logit_bias is None else side.logit_bias.astype(jnp.float32)
+def _divided(logits: Logits, temperature: Number) -> Logits:
+    bias = None if logits.bias is None else logits.bias / temperature
+    return replace(logits, scale=logits.scale / temperature, bias=bias)

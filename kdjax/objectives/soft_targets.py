@@ -1,16 +1,13 @@
 """Cross-entropies whose targets are the teacher's probabilities."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import (
-    pair_logits,
+    both_ways,
     scale_of,
     student_logits,
     teacher_logits,
 )
+from kdjax.objectives.pairs import Logits, PairSum, Softmax
 
 
 def open_clip_distill_loss(
@@ -18,7 +15,7 @@ def open_clip_distill_loss(
     teacher: Embeddings,
     *,
     teacher_scale: str | float = "calibrated",
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return -sum softmax(L') log softmax(L) over columns, both ways, mean over rows.
 
     OpenCLIP's `DistillClipLoss`: `crd_loss` and the teacher's entropy, so its gradient
@@ -29,10 +26,7 @@ def open_clip_distill_loss(
         teacher: image and text [B, Dt], logit_scale and perhaps calibrated_scale.
         teacher_scale: "calibrated", "own" or a number, see `scale_of`.
     """
-    ours, theirs = student_logits(student), teacher_logits(teacher, teacher_scale)
-    return (
-        _soft_cross_entropy(theirs, ours) + _soft_cross_entropy(theirs.T, ours.T)
-    ) / 2
+    return both_ways(student_logits(student), [teacher_logits(teacher, teacher_scale)])
 
 
 def affinity_loss(
@@ -43,7 +37,7 @@ def affinity_loss(
     teacher_scale: str | float = "calibrated",
     image_image: float = 0.0,
     text_text: float = 0.0,
-) -> Float[Array, ""]:
+) -> PairSum:
     """Return -sum softmax(L') log softmax(L) over columns, both ways, mean over rows.
 
     Affinity mimicking of TinyCLIP (Wu 2023, arXiv:2309.12314), whose scripts pin both
@@ -59,26 +53,18 @@ def affinity_loss(
         text_text: weight of those of texts with texts.
     """
     theirs = scale_of(teacher, teacher_scale)
-    own = student.logit_scale.astype(jnp.float32)
-    ours = own if isinstance(student_scale, str) else student_scale
+    ours = student.logit_scale if isinstance(student_scale, str) else student_scale
 
-    def logits(rows: str, columns: str) -> list[Array]:
-        return [
-            pair_logits(getattr(side, rows), getattr(side, columns), scale)
-            for side, scale in ((teacher, theirs), (student, ours))
-        ]
+    def within(rows: str, columns: str) -> tuple[Logits, list[Logits]]:
+        logits, target = (
+            Logits(getattr(side, rows), getattr(side, columns), scale)
+            for side, scale in ((student, ours), (teacher, theirs))
+        )
+        return logits, [target]
 
-    targets, said = logits("image", "text")
-    across = _soft_cross_entropy(targets, said) + _soft_cross_entropy(targets.T, said.T)
-    loss = across / 2
+    loss = both_ways(*within("image", "text"))
     for weight, modality in ((image_image, "image"), (text_text, "text")):
         if weight:
-            loss += weight * _soft_cross_entropy(*logits(modality, modality))
+            logits, targets = within(modality, modality)
+            loss += PairSum(((weight, Softmax(logits, tuple(targets))),))
     return loss
-
-
-def _soft_cross_entropy(
-    teacher: Float[Array, "B B"], student: Float[Array, "B B"]
-) -> Float[Array, ""]:
-    terms = jax.nn.softmax(teacher) * jax.nn.log_softmax(student)
-    return -jnp.mean(jnp.sum(terms, axis=1))
