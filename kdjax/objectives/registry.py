@@ -24,7 +24,11 @@ from kdjax.objectives.pairs import PairSum
 from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
 from kdjax.objectives.representation import cka_loss, procrustes_loss
 from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
-from kdjax.objectives.soft_targets import affinity_loss, open_clip_distill_loss
+from kdjax.objectives.soft_targets import (
+    affinity_loss,
+    multi_teacher_loss,
+    open_clip_distill_loss,
+)
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
@@ -35,19 +39,23 @@ class Entry:
     """What the combining module must know of an objective.
 
     Attributes:
-        function: (student, teacher, **options) -> scalar or sum over pairs, or
-            (student, **options) -> the same where no teacher is needed.
+        function: (student, teacher, **options) -> scalar or sum over pairs, teachers in
+            its place if it takes all; or (student, **options) -> the same where no
+            teacher is needed.
         weight: the default weight.
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
         by_rows: whether it has `block_rows`, being quadratic and no sum over pairs.
         needs_teacher: whether the teacher is an argument.
-        needs_masked_image: whether the student embeds a masked image too.
-        learns: what it shares with others that name the same:
+        takes_all: whether it takes a tuple of all teachers, also of one; one that does
+            not is, with several, the mean of its values against each of them.
+        needs: fields of the student's embeddings beside image, text and scalars.
+        learns: what it shares with others that name the same, for each teacher:
             "projection", the student comes in the teacher's width;
             "scale", the function's `scale`, whose form the option `scale` names;
             "fusion", its `fusion` and a `scale` of their own;
-            "bias", the student comes with a logit bias, if it has none.
+            "bias", the student comes with a logit bias, if it has none; one for all
+            teachers.
     """
 
     function: Callable[..., Array | PairSum]
@@ -56,7 +64,8 @@ class Entry:
     options: Mapping[str, Option] = field(default_factory=dict)
     by_rows: bool = False
     needs_teacher: bool = True
-    needs_masked_image: bool = False
+    takes_all: bool = False
+    needs: tuple[str, ...] = ()
     learns: tuple[str, ...] = ()
 
 
@@ -94,7 +103,7 @@ REGISTRY: Mapping[str, Entry] = {
     ),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
     "fd": FD,
-    "mfd": replace(FD, function=mfd_loss, needs_masked_image=True),
+    "mfd": replace(FD, function=mfd_loss, needs=("masked_image",)),
     "icl": Entry(
         icl_loss,
         options={"scale": SCALE_FORM, "duplicates": DUPLICATES},
@@ -132,6 +141,16 @@ REGISTRY: Mapping[str, Entry] = {
             "text_text": factor(0.0),
         },
     ),
+    "multi_teacher": Entry(
+        multi_teacher_loss,
+        options={
+            "teacher_scale": TEACHER_SCALE,
+            "average": Option(
+                "probabilities", choices=("probabilities", "divergences")
+            ),
+        },
+        takes_all=True,
+    ),
     "siglip_distill": Entry(
         siglip_distill_loss,
         options={
@@ -140,6 +159,7 @@ REGISTRY: Mapping[str, Entry] = {
             "teacher_scale": replace(TEACHER_SCALE, default="own"),
             "teacher_bias": Option("own", choices=("own",), least=-1e4),
         },
+        takes_all=True,
         learns=("bias",),
     ),
     "similarity": Entry(
@@ -195,6 +215,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "icl": {},
         "fd": {"reduction": "mean"},
     },
+    # As MobileCLIP's scripts, whose two teachers both have that scale: no other loss.
+    "mobile_clip": {"multi_teacher": {"teacher_scale": 100.0}},
     # As TinyCLIP's scripts: no other loss, and no scale is learnt.
     "tiny_clip": {"affinity": {"student_scale": 50.0, "teacher_scale": 50.0}},
 }

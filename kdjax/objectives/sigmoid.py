@@ -25,7 +25,7 @@ def siglip_loss(student: Embeddings, *, duplicates: str = "negative") -> PairSum
 
 def siglip_distill_loss(
     student: Embeddings,
-    teacher: Embeddings,
+    teachers: tuple[Embeddings, ...],
     *,
     temperature: float = 1.0,
     form: str = "soft",
@@ -34,12 +34,14 @@ def siglip_distill_loss(
 ) -> PairSum:
     """Return the cross-entropy of pairs' matches against the teacher's, over B.
 
-    With z = (s n(I) n(T)^T + b) / temperature and y the sigmoid of the teacher's same:
-    -sum over pairs of y log sigmoid(z) + (1 - y) log sigmoid(-z), divided by B.
+    With z = (s n(I) n(T)^T + b) / temperature and y the mean of the sigmoids of the
+    teachers' same: -sum over pairs of y log sigmoid(z) + (1 - y) log sigmoid(-z),
+    divided by B.
 
     Args:
         student: image and text [B, Ds], logit_scale and logit_bias.
-        teacher: image and text [B, Dt], logit_scale, logit_bias of a sigmoid model.
+        teachers: each with image and text [B, Dt], logit_scale, logit_bias of a sigmoid
+            model.
         temperature: that both sides' logits are divided by.
         form: "soft", as above; "mobileclip2", -log sigmoid((2 y - 1) z) as in the code
             of MobileCLIP2 (Faghri 2025), which teaches nothing where y is a half and is
@@ -47,12 +49,15 @@ def siglip_distill_loss(
         teacher_scale: as of `scale_of`; a sigmoid model's bias goes with its own scale.
         teacher_bias: "own", which is 0 for a softmax model, or a number.
     """
-    bias = teacher.logit_bias if isinstance(teacher_bias, str) else teacher_bias
+
+    def logits(teacher: Embeddings) -> Logits:
+        bias = teacher.logit_bias if isinstance(teacher_bias, str) else teacher_bias
+        return replace(teacher_logits(teacher, teacher_scale), bias=bias)
+
     ours = replace(student_logits(student), bias=student.logit_bias)
-    theirs = replace(teacher_logits(teacher, teacher_scale), bias=bias)
-    sides = [_divided(side, temperature) for side in (ours, theirs)]
+    theirs = tuple(_divided(logits(teacher), temperature) for teacher in teachers)
     signed = form == "mobileclip2"
-    return PairSum(((1.0, Sigmoid(sides[0], (sides[1],), signed=signed)),))
+    return PairSum(((1.0, Sigmoid(_divided(ours, temperature), theirs, signed)),))
 
 
 def _divided(logits: Logits, temperature: Number) -> Logits:

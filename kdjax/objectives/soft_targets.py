@@ -29,6 +29,34 @@ def open_clip_distill_loss(
     return both_ways(student_logits(student), [teacher_logits(teacher, teacher_scale)])
 
 
+def multi_teacher_loss(
+    student: Embeddings,
+    teachers: tuple[Embeddings, ...],
+    *,
+    teacher_scale: str | float = "calibrated",
+    average: str = "probabilities",
+) -> PairSum:
+    """Return KL(mean over teachers of softmax L'_k || softmax L) both ways.
+
+    The ensemble of MobileCLIP (Vasu 2024, arXiv:2311.17049), averaged after the
+    softmax. Of one teacher it is `crd_loss`.
+
+    Args:
+        student: image and text [B, Ds], logit_scale.
+        teachers: each with image and text [B, Dt], logit_scale and perhaps
+            calibrated_scale.
+        teacher_scale: "calibrated" or "own", each teacher's, or a number for all, see
+            `scale_of`.
+        average: over teachers, of the "probabilities" or of the "divergences".
+    """
+    ours = student_logits(student)
+    theirs = [teacher_logits(teacher, teacher_scale) for teacher in teachers]
+    if average == "probabilities":
+        return both_ways(ours, theirs, divergence=True)
+    first, *rest = (both_ways(ours, [x], divergence=True) for x in theirs)
+    return sum(rest, start=first) / len(theirs)
+
+
 def affinity_loss(
     student: Embeddings,
     teacher: Embeddings,

@@ -23,6 +23,8 @@ from kdjax.objectives import build_objective
 MASKED = 0.75
 
 Batch = Mapping[str, Any]
+# What a step takes as it is; its form is the task's own.
+Frozen = Any
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -37,9 +39,16 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the loss to minimise and its terms."""
+        """Return the loss to minimise and its terms.
+
+        Args:
+            trained: what `init` returns.
+            frozen: the step's parameters that stay as they are.
+            batch: the global batch.
+            progress: share of the steps already made, a float32 scalar.
+        """
         ...
 
 
@@ -53,18 +62,19 @@ class Trained(nnx.Module):
 
 @dataclass(frozen=True)
 class ContrastiveTask:
-    """A CLIP model learns from captions and, where there is one, from a teacher.
+    """A CLIP model learns from captions and, where there are some, from teachers.
 
     Attributes:
         student: the trained model.
-        teacher: the frozen model, or None. Its parameters are the `frozen` of the step,
-            and beside them, where it was calibrated, `calibrated_scale`; where the
-            batch carries its outputs, the scales and a logit bias alone are needed.
+        teachers: the frozen models. The `frozen` of the step has the parameters of
+            each, and beside them, where it was calibrated, `calibrated_scale`; where
+            the batch carries their outputs, the scales and a logit bias alone are
+            needed.
         objectives: names with their options, as sorted pairs.
     """
 
     student: CLIPConfig
-    teacher: CLIPConfig | None
+    teachers: tuple[CLIPConfig, ...]
     objectives: tuple[tuple[str, Options], ...]
 
     def init(self, rngs: nnx.Rngs) -> Trained:
@@ -72,41 +82,43 @@ class ContrastiveTask:
         objective = build_objective(
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
-            teacher_width=self.teacher.embed_dim if self.teacher else None,
+            teacher_width=tuple(x.embed_dim for x in self.teachers) or None,
             student_bias=self.student.logit_bias_init is not None,
             rngs=rngs,
         )
         return Trained(CLIP(self.student, rngs=rngs), objective)
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         images = preprocess(batch["image"], self.student.vision)
         student = trained.model.embeddings(images, batch["text"]["student"])
-        if trained.objective.needs_masked_image:
+        if "masked_image" in trained.objective.needs:
             keep = kept_patches(batch["bits"], self.student.vision.num_patches)
             masked = trained.model.encode_image(images, keep=keep)
             student = replace(student, masked_image=masked)
-        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
-        return trained.objective(student, teacher)
+        given = jax.lax.stop_gradient(frozen) or ()
+        teachers = tuple(
+            self._teacher(k, params, batch) for k, params in enumerate(given)
+        )
+        return trained.objective(student, teachers or None, progress)
 
-    def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
-        """Return what the teacher says of a batch, unless the batch carries it."""
-        if self.teacher is None or frozen is None:
-            return None
+    def _teacher(self, index: int, frozen: Params, batch: Batch) -> Embeddings:
+        """Return what a teacher says of a batch, unless the batch carries it."""
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
             return Embeddings(
-                **batch["teacher"],
+                **batch["teacher"][index],
                 logit_scale=jnp.exp(params["logit_scale"]),
                 logit_bias=params.get("logit_bias"),
                 calibrated_scale=calibrated,
             )
-        model = nnx.merge(graph_of(CLIP, self.teacher), params)
-        images = preprocess(batch["image"], self.teacher.vision)
-        said = model.embeddings(images, batch["text"]["teacher"])
+        config = self.teachers[index]
+        model = nnx.merge(graph_of(CLIP, config), params)
+        images = preprocess(batch["image"], config.vision)
+        said = model.embeddings(images, batch["text"][f"teacher_{index}"])
         return replace(said, calibrated_scale=calibrated)
 
 
@@ -140,7 +152,7 @@ class VQATask:
         return Trained(VQAModel(self.model, rngs=rngs))
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the binary cross-entropy of the answers."""
         tokens = self._tokens(trained.model.vision, batch)

@@ -1,6 +1,6 @@
 """Objectives asked for values and gradients, by the names of the oracle's arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 # Where in an objective's state an array lies that is not of a side.
 LEARNT = {
-    ("scale",): "learnt_scale",
+    ("parts", 0, "scale"): "learnt_scale",
     ("bias",): "learnt_bias",
-    ("fusion", "scale"): "fusion_scale",
+    ("parts", 0, "fusion", "scale"): "fusion_scale",
 } | {
-    (part, modality, leaf): f"{prefix}{modality}_{leaf}"
+    ("parts", 0, part, modality, leaf): f"{prefix}{modality}_{leaf}"
     for part, prefix in (("projection", ""), ("fusion", "fusion_"))
     for modality in ("image", "text")
     for leaf in ("kernel", "bias")
@@ -42,13 +42,17 @@ def as_float32(x: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(array, jnp.float32) for name, array in x.items()}
 
 
-def built(spec: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def built(
+    spec: Mapping[str, Any],
+    x: Mapping[str, Any],
+    teachers: Sequence[str] = ("teacher",),
+) -> tuple[Any, dict[str, Any]]:
     """An objective's graph, and its parameters by the names of arrays."""
     graph, state = nnx.split(
         build_objective(
             spec,
             student_width=x["student_image"].shape[1],
-            teacher_width=x["teacher_image"].shape[1],
+            teacher_width=tuple(x[f"{side}_image"].shape[1] for side in teachers),
             student_bias="student_bias" in x,
             rngs=nnx.Rngs(0),
         )
@@ -64,16 +68,18 @@ def merged(graph: Any, learnt: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def answers(
-    spec: Mapping[str, Any], x: Mapping[str, np.ndarray]
+    spec: Mapping[str, Any],
+    x: Mapping[str, np.ndarray],
+    teachers: Sequence[str] = ("teacher",),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every term's value, and its gradients; what `x` lacks is as at the start."""
     x = as_float32(x)
-    graph, start = built(spec, x)
+    graph, start = built(spec, x, teachers)
 
     def terms(x: Mapping[str, Any]) -> Any:
         learnt = {name: x[name] for name in start}
-        sides = (embeddings(x, side) for side in ("student", "teacher"))
-        found = merged(graph, learnt)(*sides)[1]
+        theirs = tuple(embeddings(x, side) for side in teachers)
+        found = merged(graph, learnt)(embeddings(x, "student"), theirs)[1]
         return found, found
 
     gradients, values = jax.jit(jax.jacrev(terms, has_aux=True))(start | x)

@@ -27,12 +27,13 @@ MODEL = VQAConfig(
     num_answers=5,
 )
 TASKS = {
-    "clip": ContrastiveTask(CLIP, None, (("clip", (("weight", 1.0),)),)),
+    "clip": ContrastiveTask(CLIP, (), (("clip", (("weight", 1.0),)),)),
     "mfd": ContrastiveTask(
-        CLIP, CLIP, (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
+        CLIP, (CLIP,), (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
     ),
     "vqa": VQATask(MODEL),
 }
+START = jnp.float32(0)
 OPTIMIZER = {
     "learning_rate": 1e-3,
     "weight_decay": 0.1,
@@ -64,7 +65,7 @@ def gradient_of(task, batch, **rates):
 
     def loss(params):
         model = nnx.merge(graph, stop_frozen(params, config))
-        return task.loss(model, None, batch)[0]
+        return task.loss(model, None, batch, START)[0]
 
     return jax.jit(jax.grad(loss)).lower(params).compile(), params
 
@@ -108,8 +109,10 @@ def test_a_masked_image_is_what_the_student_sees_of_it(batch):
     said = trained.model.embeddings(
         preprocess(batch["image"], CLIP.vision), batch["text"]["student"]
     )
-    held = {**batch, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch)[0])
+    held = {**batch, "teacher": [{"image": said.image, "text": said.text}]}
+    loss = nnx.jit(
+        lambda trained, batch: task.loss(trained, (teacher,), batch, START)[0]
+    )
     keep = kept_patches(batch["bits"], CLIP.vision.num_patches)
     images = preprocess(batch["image"], CLIP.vision)
     masked = np.asarray(trained.model.encode_image(images, keep=keep), float)
@@ -129,24 +132,24 @@ BOTH = tuple(
 
 def test_a_bias_is_learnt_beside_a_student_that_has_none():
     for student, learnt in ((CLIP, True), (SIGMOID, False)):
-        task = ContrastiveTask(student, CLIP, BOTH)
+        task = ContrastiveTask(student, (CLIP,), BOTH)
         params = nnx.to_pure_dict(nnx.state(task.init(nnx.Rngs(0))))
         assert ("bias" in params.get("objective", {})) == learnt
         assert ("logit_bias" in params["model"]) != learnt
 
 
 def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
-    task = ContrastiveTask(CLIP, SIGMOID, BOTH)
+    task = ContrastiveTask(CLIP, (SIGMOID,), BOTH)
     trained = task.init(nnx.Rngs(0))
     teacher = nnx.to_pure_dict(nnx.state(CLIPModel(SIGMOID, rngs=nnx.Rngs(1))))
     images = preprocess(batch["image"], CLIP.vision)
     ids = batch["text"]["student"]
     said = nnx.merge(graph_of(CLIPModel, SIGMOID), teacher).embeddings(images, ids)
-    computed = {**batch, "text": {"student": ids, "teacher": ids}}
-    held = {**computed, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda *given: task.loss(*given)[1]["siglip_distill"])
+    computed = {**batch, "text": {"student": ids, "teacher_0": ids}}
+    held = {**computed, "teacher": [{"image": said.image, "text": said.text}]}
+    loss = nnx.jit(lambda *given: task.loss(*given, START)[1]["siglip_distill"])
     scalars = {name: teacher[name] for name in ("logit_scale", "logit_bias")}
-    expected = float(loss(trained, teacher, computed))
-    assert float(loss(trained, scalars, held)) == pytest.approx(expected, rel=1e-4)
+    expected = float(loss(trained, (teacher,), computed))
+    assert float(loss(trained, (scalars,), held)) == pytest.approx(expected, rel=1e-4)
     other = {**scalars, "logit_bias": jnp.float32(-3)}
-    assert float(loss(trained, other, held)) != pytest.approx(expected, rel=1e-2)
+    assert float(loss(trained, (other,), held)) != pytest.approx(expected, rel=1e-2)
