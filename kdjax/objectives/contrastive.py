@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
+from kdjax.errors import UserError
 from kdjax.objectives.pairs import Logits, Matches, PairSum, Softmax
 
 
@@ -52,10 +53,17 @@ def matches_of(student: Embeddings, duplicates: str) -> Matches:
         student: with text_id, unless duplicates are negatives.
         duplicates: "negative", two of one caption are no match, as published; "mask",
             they are left out; "spread", all of one caption match alike.
+
+    Raises:
+        UserError: nothing says which texts are equal.
     """
     if duplicates == "negative":
         return Matches()
-    assert student.text_id is not None
+    if student.text_id is None:
+        raise UserError(
+            f"duplicates are {duplicates!r} and nothing says which texts are equal: "
+            "give the student's text_id, or set duplicates to negative"
+        )
     return Matches(student.text_id, spread=duplicates == "spread")
 
 

@@ -76,7 +76,9 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
 
         def loss(params: Params) -> tuple[Array, dict[str, Array]]:
             moving = stop_frozen(params, optimizer)
-            return task.loss(nnx.merge(graph, moving), frozen, batch, progress)
+            # What is quadratic in the batch asks the context how rows are split.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return task.loss(nnx.merge(graph, moving), frozen, batch, progress)
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
