@@ -31,7 +31,7 @@ from kdjax.objectives.cosines import normalize
 # Instead of minus infinity, whose difference with itself is not a number.
 MASKED = -1e9
 
-Number = Float[Array, ""] | float
+Number = Float[Array, ""] | float | int
 Way = Literal["rows", "columns"]
 
 
