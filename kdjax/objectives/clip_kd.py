@@ -14,14 +14,15 @@ from kdjax.objectives.contrastive import (
     teacher_logits,
 )
 from kdjax.objectives.cosines import normalize
-from kdjax.objectives.pairs import Logits, Number, PairSum, Softmax
+from kdjax.objectives.pairs import Logits, PairSum, Softmax
+from kdjax.objectives.schedules import Scalar
 
 
 def crd_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> PairSum:
     """Return KL(softmax of the teacher's logits || softmax of the student's) both ways.
 
@@ -103,7 +104,7 @@ def icl_loss(
 
 
 def _across(
-    student: Embeddings, teacher: Embeddings, scale: Number
+    student: Embeddings, teacher: Embeddings, scale: Scalar
 ) -> tuple[Logits, Logits]:
     """Return c n(PI) n(T')^T and c n(PT) n(I')^T."""
     image = Logits(student.image, teacher.text, scale)
@@ -115,7 +116,7 @@ def cross_kd_loss(
     teacher: Embeddings,
     *,
     scale: Float[Array, ""],
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> PairSum:
     """Return KL(softmax L' || softmax(c n(PI) n(T')^T)) and that of texts, averaged.
 

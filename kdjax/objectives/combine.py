@@ -14,6 +14,7 @@ from kdjax.errors import UserError
 from kdjax.objectives.pairs import PairSum, evaluate
 from kdjax.objectives.parts import Parts, learnt_bias
 from kdjax.objectives.registry import REGISTRY, Entry, Spec, expand
+from kdjax.objectives.schedules import Scalar, Schedule, value_at
 
 
 class Objective(nnx.Module):
@@ -56,9 +57,11 @@ class Objective(nnx.Module):
         self,
         student: Embeddings,
         teacher: Embeddings | tuple[Embeddings, ...] | None = None,
-        progress: Float[Array, ""] | float | None = None,
+        progress: Scalar | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Return the weighted sum and each objective's unweighted value.
+
+        Beside it, as `<name>_weight`, is a weight that a schedule gives.
 
         Args:
             student: of the global batch; the only side that gets a gradient.
@@ -73,19 +76,24 @@ class Objective(nnx.Module):
             teacher = ()
         given = (teacher,) if isinstance(teacher, Embeddings) else teacher
         frozen = jax.tree.map(jax.lax.stop_gradient, given)
+        progress = 0.0 if progress is None else progress
         # Once for all, so that the gradients of several uses add up in float32 too.
         student = jax.tree.map(_in_float32, student)
         projected = [parts.project(student) for parts in self.parts]
         terms: dict[str, Any] = {}
-        weights: dict[str, float] = {}
+        weights: dict[str, Scalar] = {}
         for name, pairs in self.spec:
-            options = dict(pairs)
+            options = {key: value_at(value, progress) for key, value in pairs}
             weights[name] = options.pop("weight")
             sides = student, projected, frozen
             terms[name] = self._term(REGISTRY[name], options, *sides)
         sums = {name: x for name, x in terms.items() if isinstance(x, PairSum)}
         terms |= evaluate(sums, self.block_rows)
         total = sum((weights[name] * terms[name] for name in terms), jnp.float32(0))
+        moving = [
+            k for k, pairs in self.spec if isinstance(dict(pairs)["weight"], Schedule)
+        ]
+        terms |= {f"{name}_weight": weights[name] for name in moving}
         return total, terms
 
     def _refuse_without_teacher(self) -> None:

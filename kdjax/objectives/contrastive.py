@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxtyping import Array, Float
-
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
 from kdjax.objectives.pairs import Logits, Matches, PairSum, Softmax
+from kdjax.objectives.schedules import Scalar
 
 
 def student_logits(student: Embeddings) -> Logits:
@@ -16,14 +15,12 @@ def student_logits(student: Embeddings) -> Logits:
     return Logits(student.image, student.text, student.logit_scale)
 
 
-def teacher_logits(teacher: Embeddings, teacher_scale: str | float) -> Logits:
+def teacher_logits(teacher: Embeddings, teacher_scale: str | Scalar) -> Logits:
     """Return L' = s' n(I') n(T')^T, its s' chosen as `scale_of` says."""
     return Logits(teacher.image, teacher.text, scale_of(teacher, teacher_scale))
 
 
-def scale_of(
-    teacher: Embeddings, teacher_scale: str | float
-) -> Float[Array, ""] | float:
+def scale_of(teacher: Embeddings, teacher_scale: str | Scalar) -> Scalar:
     """Return the logit scale of a teacher's soft targets.
 
     Args:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax.objectives.schedules import Scalar
+
 # The square of the smallest norm that is divided by.
 TINY = 1e-24
 
@@ -21,7 +23,7 @@ def normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
 def pair_logits(
     rows: Float[Array, "B D"],
     columns: Float[Array, "B D"],
-    scale: Float[Array, ""] | float,
+    scale: Scalar,
 ) -> Float[Array, "B B"]:
     """Return the scaled cosine of every row with every column."""
     cosines = jnp.matmul(

@@ -5,7 +5,8 @@ from dataclasses import replace
 from jaxtyping import Array
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.pairs import Logits, Number, PairSum, Softmax
+from kdjax.objectives.pairs import Logits, PairSum, Softmax
+from kdjax.objectives.schedules import Scalar
 
 # Of the released code: all similarities are so many times the cosine.
 SCALE = 100.0
@@ -17,8 +18,8 @@ def dime_fm_loss(
     *,
     image_text: float = 0.7,
     image_image: float = 0.3,
-    image_text_temperature: float = 1.0,
-    image_image_temperature: float = 3.0,
+    image_text_temperature: Scalar = 1.0,
+    image_image_temperature: Scalar = 3.0,
 ) -> PairSum:
     """Return a (KL of images to texts + KL of texts to images) + 2 b KL of images.
 
@@ -38,7 +39,7 @@ def dime_fm_loss(
         image_image_temperature: t of the last.
     """
 
-    def of(columns: Array, temperature: Number) -> tuple[Logits, tuple[Logits]]:
+    def of(columns: Array, temperature: Scalar) -> tuple[Logits, tuple[Logits]]:
         theirs, ours = (
             Logits(side.image, columns, SCALE / temperature)
             for side in (teacher, student)

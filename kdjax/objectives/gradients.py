@@ -17,7 +17,7 @@ from kdjax.objectives.blocks import (
 )
 from kdjax.objectives.contrastive import scale_of
 from kdjax.objectives.cosines import normalize
-from kdjax.objectives.pairs import Number
+from kdjax.objectives.schedules import Scalar
 
 
 def gd_loss(
@@ -25,7 +25,7 @@ def gd_loss(
     teacher: Embeddings,
     *,
     form: str = "unit",
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
     block_rows: int | None = None,
 ) -> Float[Array, ""]:
     """Return the squared distance between both sides' gradients of `clip_loss`.
@@ -54,7 +54,7 @@ def gd_loss(
 
 
 def _clip_gradients(
-    side: Embeddings, scale: Number, form: str, layout: Layout
+    side: Embeddings, scale: Scalar, form: str, layout: Layout
 ) -> list[Float[Array, "B D"]]:
     """Return the four terms, of p and q^T some rows at a time.
 

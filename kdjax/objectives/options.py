@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from kdjax.errors import UserError
+from kdjax.objectives.schedules import Schedule, check_schedule
 
-Value = str | float
+Value = str | float | Schedule
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,22 @@ class Option:
         default: where a spec says nothing.
         choices: the names that it may be.
         least: the smallest number that it may be; None where it is never a number.
+        scheduled: whether a schedule of such numbers may stand in their place.
     """
 
     default: Value
     choices: tuple[str, ...] = ()
     least: float | None = None
+    scheduled: bool = False
 
     def check(self, what: str, value: Any) -> None:
         """Raise a UserError that says what `what` may be, unless it may be `value`."""
+        if self.scheduled and isinstance(value, Mapping | Schedule):
+            given = check_schedule(what, value)
+            number = replace(self, choices=(), scheduled=False)
+            for end in ("start", "end"):
+                number.check(f"the {end} of {what}", given[end])
+            return
         if isinstance(value, str) and value in self.choices:
             return
         if self.least is not None and _is_number(value) and value >= self.least:
@@ -35,6 +44,17 @@ class Option:
         if self.least is not None:
             allowed.append(f"a number of at least {self.least:g}")
         raise UserError(f"{what} is {value!r}; give {' or '.join(allowed)}")
+
+
+def static(value: Any) -> Value:
+    """Return a checked value as it may be a static argument of a jitted step."""
+    if isinstance(value, str | Schedule):
+        return value
+    if isinstance(value, Mapping):
+        given: dict[str, Any] = {key: static(item) for key, item in value.items()}
+        return Schedule(**given)
+    # A 2 is a 2.0, so that both make the same.
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:

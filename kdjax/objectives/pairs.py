@@ -27,11 +27,11 @@ from kdjax.objectives.blocks import (
     peaks,
 )
 from kdjax.objectives.cosines import normalize
+from kdjax.objectives.schedules import Scalar
 
 # Instead of minus infinity, whose difference with itself is not a number.
 MASKED = -1e9
 
-Number = Float[Array, ""] | float | int
 Way = Literal["rows", "columns"]
 
 
@@ -48,8 +48,8 @@ class Logits:
 
     rows: Float[Array, "B D"]
     columns: Float[Array, "B D"]
-    scale: Number
-    bias: Number | None = None
+    scale: Scalar
+    bias: Scalar | None = None
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class _Planner:
             return replace(value, **parts)
         return value
 
-    def _scalar(self, number: Number) -> int:
+    def _scalar(self, number: Scalar) -> int:
         key = ("number", number) if isinstance(number, int | float) else None
         return self.scalars.place(number, key)
 
@@ -365,17 +365,17 @@ class PairSum:
         terms: weight and term.
     """
 
-    terms: tuple[tuple[Number, Any], ...]
+    terms: tuple[tuple[Scalar, Any], ...]
 
     def __add__(self, other: "PairSum") -> "PairSum":
         return PairSum(self.terms + other.terms)
 
-    def __mul__(self, weight: Number) -> "PairSum":
+    def __mul__(self, weight: Scalar) -> "PairSum":
         return PairSum(tuple((weight * w, term) for w, term in self.terms))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, number: Number) -> "PairSum":
+    def __truediv__(self, number: Scalar) -> "PairSum":
         return self * (1 / number)
 
     def value(self) -> Float[Array, ""]:

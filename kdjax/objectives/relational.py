@@ -18,6 +18,7 @@ from kdjax.embeddings import Embeddings
 from kdjax.objectives.blocks import Added, Layout, layout_of, over_rows
 from kdjax.objectives.cosines import normalize, pair_logits
 from kdjax.objectives.pairs import Logits, PairSum, Softmax, Squares
+from kdjax.objectives.schedules import Scalar
 
 # The square of the distance at which rows of length one are alike in float32.
 ALIKE = 1e-12
@@ -40,7 +41,7 @@ def similarity_loss(
     teacher: Embeddings,
     *,
     form: str = "mse",
-    temperature: float = 0.07,
+    temperature: Scalar = 0.07,
 ) -> PairSum:
     """Return how far n(I) n(I)^T is from the teacher's off the diagonal; of texts too.
 

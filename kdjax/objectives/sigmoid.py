@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import matches_of, student_logits, teacher_logits
-from kdjax.objectives.pairs import Logits, Number, PairSum, Sigmoid
+from kdjax.objectives.pairs import Logits, PairSum, Sigmoid
+from kdjax.objectives.schedules import Scalar
 
 
 def siglip_loss(student: Embeddings, *, duplicates: str = "negative") -> PairSum:
@@ -27,9 +28,9 @@ def siglip_distill_loss(
     student: Embeddings,
     teachers: tuple[Embeddings, ...],
     *,
-    temperature: float = 1.0,
+    temperature: Scalar = 1.0,
     form: str = "soft",
-    teacher_scale: str | float = "own",
+    teacher_scale: str | Scalar = "own",
     teacher_bias: str | float = "own",
 ) -> PairSum:
     """Return the cross-entropy of pairs' matches against the teacher's, over B.
@@ -60,6 +61,6 @@ def siglip_distill_loss(
     return PairSum(((1.0, Sigmoid(_divided(ours, temperature), theirs, signed)),))
 
 
-def _divided(logits: Logits, temperature: Number) -> Logits:
+def _divided(logits: Logits, temperature: Scalar) -> Logits:
     bias = None if logits.bias is None else logits.bias / temperature
     return replace(logits, scale=logits.scale / temperature, bias=bias)

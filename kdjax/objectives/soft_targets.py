@@ -8,13 +8,14 @@ from kdjax.objectives.contrastive import (
     teacher_logits,
 )
 from kdjax.objectives.pairs import Logits, PairSum, Softmax
+from kdjax.objectives.schedules import Scalar
 
 
 def open_clip_distill_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> PairSum:
     """Return -sum softmax(L') log softmax(L) over columns, both ways, mean over rows.
 
@@ -33,7 +34,7 @@ def multi_teacher_loss(
     student: Embeddings,
     teachers: tuple[Embeddings, ...],
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
     average: str = "probabilities",
 ) -> PairSum:
     """Return KL(mean over teachers of softmax L'_k || softmax L) both ways.
@@ -61,8 +62,8 @@ def affinity_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    student_scale: str | float = "own",
-    teacher_scale: str | float = "calibrated",
+    student_scale: str | Scalar = "own",
+    teacher_scale: str | Scalar = "calibrated",
     image_image: float = 0.0,
     text_text: float = 0.0,
 ) -> PairSum:
