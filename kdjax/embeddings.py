@@ -35,6 +35,6 @@ class Embeddings:
     image_tokens: Float[Array, "B N W"] | None = None
     text_tokens: Float[Array, "B L W2"] | None = None
     image_hidden: Float[Array, "layers B M W"] | None = None
-    image_attention: Float[Array, "layers B H M M"] | None = None
+    image_attention: Float[Array, "layers2 B H M M"] | None = None
     masked_image: Float[Array, "B D"] | None = None
     class_logits: Float[Array, "B C"] | None = None
