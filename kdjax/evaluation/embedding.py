@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
@@ -12,6 +14,9 @@ from kdjax.models import CLIP, CLIPConfig, Params, graph_of
 from kdjax.models.clip import preprocess
 
 BATCH = 100
+
+# Fields of `Embeddings`, each with its layers, or with none where it has none.
+Wanted = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -38,6 +43,48 @@ def embed_images(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("config", "wanted"))
+def _image_fields(
+    params: Params,
+    images: UInt8[Array, "B H W 3"],
+    *,
+    config: CLIPConfig,
+    wanted: Wanted,
+) -> dict[str, Array]:
+    clip = nnx.merge(graph_of(CLIP, config), params)
+    seen = clip.see(
+        preprocess(images, config.vision),
+        tokens=True,
+        hidden="image_hidden" in dict(wanted),
+        attention="image_attention" in dict(wanted),
+    )
+    return {
+        field: jnp.stack([seen[field][layer] for layer in layers], axis=1)
+        if layers
+        else seen[field]
+        for field, layers in wanted
+    }
+
+
+def see_images(
+    params: Params,
+    images: UInt8[np.ndarray, "N H W 3"],
+    *,
+    config: CLIPConfig,
+    wanted: Wanted,
+) -> dict[str, np.ndarray]:
+    """Return fields of images' `Embeddings`; images come before layers.
+
+    Args:
+        params: of the model.
+        images: to look at.
+        config: of the model.
+        wanted: such as (("image", ()), ("image_hidden", (3, 7))), layers from 0.
+    """
+    see = functools.partial(_image_fields, config=config, wanted=wanted)
+    return in_batches(see, params, images)
+
+
 def embed_texts(
     params: Params, input_ids: Int[np.ndarray, "N L"], *, config: CLIPConfig
 ) -> Float[np.ndarray, "N D"]:
@@ -47,9 +94,7 @@ def embed_texts(
     )
 
 
-def in_batches(
-    embed: Callable[..., Array], params: Params, rows: np.ndarray
-) -> Float[np.ndarray, "N ..."]:
+def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> Any:
     """Apply a jitted function in batches of one size, so that it compiles once."""
     missing = -len(rows) % BATCH
     whole = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
@@ -57,4 +102,4 @@ def in_batches(
         jax.device_get(embed(params, part))
         for part in np.split(whole, len(whole) // BATCH)
     ]
-    return np.concatenate(parts)[: len(rows)]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
