@@ -33,6 +33,7 @@ TASKS = {
     ),
     "vqa": VQATask(MODEL),
 }
+START = jnp.float32(0)
 OPTIMIZER = {
     "learning_rate": 1e-3,
     "weight_decay": 0.1,
@@ -64,7 +65,7 @@ def gradient_of(task, batch, **rates):
 
     def loss(params):
         model = nnx.merge(graph, stop_frozen(params, config))
-        return task.loss(model, None, batch)[0]
+        return task.loss(model, None, batch, START)[0]
 
     return jax.jit(jax.grad(loss)).lower(params).compile(), params
 
@@ -109,7 +110,7 @@ def test_a_masked_image_is_what_the_student_sees_of_it(batch):
         preprocess(batch["image"], CLIP.vision), batch["text"]["student"]
     )
     held = {**batch, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch)[0])
+    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch, START)[0])
     keep = kept_patches(batch["bits"], CLIP.vision.num_patches)
     images = preprocess(batch["image"], CLIP.vision)
     masked = np.asarray(trained.model.encode_image(images, keep=keep), float)
@@ -144,7 +145,7 @@ def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
     said = nnx.merge(graph_of(CLIPModel, SIGMOID), teacher).embeddings(images, ids)
     computed = {**batch, "text": {"student": ids, "teacher": ids}}
     held = {**computed, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda *given: task.loss(*given)[1]["siglip_distill"])
+    loss = nnx.jit(lambda *given: task.loss(*given, START)[1]["siglip_distill"])
     scalars = {name: teacher[name] for name in ("logit_scale", "logit_bias")}
     expected = float(loss(trained, teacher, computed))
     assert float(loss(trained, scalars, held)) == pytest.approx(expected, rel=1e-4)
