@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float
 
+# Fields of `Embeddings`, each with its layers, or with none where it has none.
+Wanted = tuple[tuple[str, tuple[int, ...]], ...]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)

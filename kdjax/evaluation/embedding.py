@@ -10,13 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from kdjax.embeddings import Wanted
 from kdjax.models import CLIP, CLIPConfig, Params, graph_of
 from kdjax.models.clip import preprocess
 
 BATCH = 100
-
-# Fields of `Embeddings`, each with its layers, or with none where it has none.
-Wanted = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @functools.partial(jax.jit, static_argnames="config")

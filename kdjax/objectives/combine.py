@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
+from kdjax.models.config import TransformerConfig
 from kdjax.objectives.parts import Parts, learnt_bias
+from kdjax.objectives.patches import Patches, build_patches
 from kdjax.objectives.registry import REGISTRY, Entry, Spec, expand
 
 
@@ -20,6 +22,7 @@ class Objective(nnx.Module):
     Attributes:
         needs: fields of the student's embeddings beside image, text and scalars.
         parts: what is learnt of each teacher; there is one where there is no teacher.
+        patches: what is learnt of each teacher's patches, where any are compared.
         bias: the student's logit bias, if one is learnt.
     """
 
@@ -29,6 +32,8 @@ class Objective(nnx.Module):
         student_width: int,
         teacher_width: int | tuple[int, ...] | None,
         student_bias: bool,
+        student_vision: TransformerConfig | None,
+        teacher_vision: TransformerConfig | tuple[TransformerConfig, ...] | None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -43,6 +48,9 @@ class Objective(nnx.Module):
         widths = teacher_width if isinstance(teacher_width, tuple) else (teacher_width,)
         self.parts = nnx.List(
             [Parts(learnt, student_width, width, rngs=rngs) for width in widths]
+        )
+        self.patches = nnx.List(
+            build_patches(chosen, student_vision, teacher_vision, rngs=rngs)
         )
         self.bias = nnx.data(
             learnt_bias() if "bias" in learnt and not student_bias else None
@@ -100,9 +108,10 @@ class Objective(nnx.Module):
             return entry.function(student, **options)
         if entry.takes_all:
             return entry.function(student, teachers, **options)
+        patches = self.patches or [None] * len(teachers)
         values = [
-            _against(entry, options, student, teacher, parts)
-            for teacher, parts in zip(teachers, self.parts, strict=True)
+            _against(entry, options, student, *of_one)
+            for of_one in zip(teachers, self.parts, patches, strict=True)
         ]
         return sum(values[1:], start=values[0]) / len(values)
 
@@ -113,9 +122,17 @@ def _against(
     student: Embeddings,
     teacher: Embeddings,
     parts: Parts,
+    patches: Patches | None,
 ) -> Array:
     """Return an objective's value against one teacher, with what is learnt of it."""
     learnt: dict[str, Any] = {}
+    if patches is not None:
+        student, teacher = patches.compared(student, teacher, entry.needs)
+        options = {k: v for k, v in options.items() if k != "layers"}
+        learnt |= {"adaptor": patches.tokens} if "tokens" in entry.learns else {}
+        learnt |= {"adaptors": patches.hidden} if "hidden" in entry.learns else {}
+    if "basis" in entry.learns:
+        learnt["basis"] = parts.basis
     if "projection" in entry.learns and parts.projection is not None:
         student = parts.projection(student)
     if "scale" in entry.learns:
@@ -139,6 +156,8 @@ def build_objective(
     student_width: int,
     teacher_width: int | tuple[int, ...] | None = None,
     student_bias: bool = False,
+    student_vision: TransformerConfig | None = None,
+    teacher_vision: TransformerConfig | tuple[TransformerConfig, ...] | None = None,
     rngs: nnx.Rngs,
 ) -> Objective:
     """Return the module of a combination of objectives.
@@ -149,9 +168,20 @@ def build_objective(
         teacher_width: of the teacher's, or of each of several; None without a teacher.
         student_bias: whether the student has a logit bias; if not, an objective that
             needs one learns it.
+        student_vision: config of the student's vision tower, for objectives that
+            compare patches or layers.
+        teacher_vision: of the teacher's, or of each of several.
         rngs: for what objectives learn, such as heads where widths differ.
 
     Raises:
         UserError: an unknown name or option, a bad value, or a missing teacher.
     """
-    return Objective(spec, student_width, teacher_width, student_bias, rngs=rngs)
+    return Objective(
+        spec,
+        student_width,
+        teacher_width,
+        student_bias,
+        student_vision,
+        teacher_vision,
+        rngs=rngs,
+    )

@@ -16,10 +16,11 @@ LAYERS = Option("-1:-1", choices=("even",), pattern=f"{PAIR}(,{PAIR})*")
 Pairs = tuple[tuple[int, int], ...]
 
 
-def layer_pairs(text: str, student: int, teacher: int) -> Pairs:
+def layer_pairs(objective: str, text: str, student: int, teacher: int) -> Pairs:
     """Return the pairs of layers that a text asks for, counted from 0.
 
     Args:
+        objective: whose option the text is.
         text: such as "1:2,-1:-1"; or "even", as many as the shallower has, spread
             evenly over both, the last with the last.
         student: its layers.
@@ -35,18 +36,19 @@ def layer_pairs(text: str, student: int, teacher: int) -> Pairs:
             (-(-end * student // count) - 1, -(-end * teacher // count) - 1)
             for end in ends
         )
+    what = f"layers of objective {objective} are {text!r}"
     pairs = [tuple(map(int, pair.split(":"))) for pair in text.split(",")]
     return tuple(
-        (_place(one, student, text, "student"), _place(other, teacher, text, "teacher"))
+        (_place(one, student, what, "student"), _place(other, teacher, what, "teacher"))
         for one, other in pairs
     )
 
 
-def _place(layer: int, layers: int, text: str, side: str) -> int:
+def _place(layer: int, layers: int, what: str, side: str) -> int:
     if abs(layer) > layers:
         raise UserError(
-            f"layers are {text!r} and the {side} has {layers}: give pairs "
-            f"student:teacher of 1 to {layers}, or of -1 to -{layers} from the last"
+            f"{what} and the {side} has {layers}: give pairs student:teacher of 1 to "
+            f"{layers}, or of -1 to -{layers} from the last"
         )
     return layer - 1 if layer > 0 else layers + layer
 

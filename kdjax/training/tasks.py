@@ -3,7 +3,7 @@
 A task is a frozen value, so equal tasks share one compiled step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from kdjax.models.clip import preprocess
 from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import build_objective
+from kdjax.objectives.patches import LAYERED
 
 # Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
 MASKED = 0.75
@@ -81,6 +82,8 @@ class ContrastiveTask:
             student_width=self.student.embed_dim,
             teacher_width=self.teacher.embed_dim if self.teacher else None,
             student_bias=self.student.logit_bias_init is not None,
+            student_vision=self.student.vision,
+            teacher_vision=self.teacher.vision if self.teacher else None,
             rngs=rngs,
         )
         return Trained(CLIP(self.student, rngs=rngs), objective)
@@ -90,15 +93,19 @@ class ContrastiveTask:
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         images = preprocess(batch["image"], self.student.vision)
-        student = trained.model.embeddings(images, batch["text"]["student"])
-        if "masked_image" in trained.objective.needs:
+        needs = trained.objective.needs
+        asked = _asked(needs)
+        student = trained.model.embeddings(images, batch["text"]["student"], **asked)
+        if "masked_image" in needs:
             keep = kept_patches(batch["bits"], self.student.vision.num_patches)
             masked = trained.model.encode_image(images, keep=keep)
             student = replace(student, masked_image=masked)
-        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
+        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch, asked)
         return trained.objective(student, teacher, progress)
 
-    def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
+    def _teacher(
+        self, frozen: Params | None, batch: Batch, asked: Mapping[str, bool]
+    ) -> Embeddings | None:
         """Return what the teacher says of a batch, unless the batch carries it."""
         if self.teacher is None or frozen is None:
             return None
@@ -106,15 +113,29 @@ class ContrastiveTask:
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
             return Embeddings(
-                **batch["teacher"],
+                **layers_first(batch["teacher"]),
                 logit_scale=jnp.exp(params["logit_scale"]),
                 logit_bias=params.get("logit_bias"),
                 calibrated_scale=calibrated,
             )
         model = nnx.merge(graph_of(CLIP, self.teacher), params)
         images = preprocess(batch["image"], self.teacher.vision)
-        said = model.embeddings(images, batch["text"]["teacher"])
+        said = model.embeddings(images, batch["text"]["teacher"], **asked)
         return replace(said, calibrated_scale=calibrated)
+
+
+def _asked(needs: Collection[str]) -> dict[str, bool]:
+    """Return what a model is asked for beside its embeddings."""
+    fields = ("tokens", "hidden", "attention")
+    return {field: f"image_{field}" in needs for field in fields}
+
+
+def layers_first(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return held outputs, rows before layers, as `Embeddings` has them."""
+    return {
+        name: jnp.moveaxis(x, 1, 0) if name in LAYERED.values() else x
+        for name, x in outputs.items()
+    }
 
 
 def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:

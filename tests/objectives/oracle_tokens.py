@@ -138,6 +138,26 @@ def principal(x: Arrays, components: int) -> float:
     return float(total)
 
 
+# Layers, patches, class token or none, width.
+TOWERS = {"student": (2, 9, 1, 6), "teacher": (3, 4, 0, 4)}
+
+
+def towers(
+    rng: np.random.Generator, batch: int, alike: bool = False
+) -> dict[str, np.ndarray]:
+    """What both vision towers say, images before layers; alike, of equal shapes."""
+    x = {}
+    for side in ("student", "teacher"):
+        layers, patches, class_token, width = TOWERS["teacher" if alike else side]
+        places = patches + class_token
+        x |= {
+            f"{side}_tokens": rng.normal(size=(batch, patches, width)),
+            f"{side}_hidden": rng.normal(size=(batch, layers, places, width)),
+            f"{side}_attention": maps(rng, batch, layers, 2, places, places),
+        }
+    return x
+
+
 def maps(rng: np.random.Generator, *shape: int) -> np.ndarray:
     powers = np.exp(rng.normal(size=shape))
     return powers / powers.sum(-1, keepdims=True)

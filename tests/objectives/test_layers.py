@@ -1,3 +1,5 @@
+import functools
+
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
@@ -7,22 +9,24 @@ from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
 from kdjax.objectives.layers import LAYERS, asked, layer_pairs, of_layers
 
+pairs_of = functools.partial(layer_pairs, "hidden")
+
 
 def test_layers_count_from_one_or_from_the_last():
-    assert layer_pairs("1:2,2:4", 2, 4) == ((0, 1), (1, 3))
-    assert layer_pairs("-1:-1,-2:1", 2, 4) == ((1, 3), (0, 0))
+    assert pairs_of("1:2,2:4", 2, 4) == ((0, 1), (1, 3))
+    assert pairs_of("-1:-1,-2:1", 2, 4) == ((1, 3), (0, 0))
 
 
 def test_even_pairs_spread_over_both_towers():
-    assert layer_pairs("even", 2, 4) == ((0, 1), (1, 3))
-    assert layer_pairs("even", 4, 2) == ((1, 0), (3, 1))
-    assert layer_pairs("even", 3, 3) == ((0, 0), (1, 1), (2, 2))
-    assert layer_pairs("even", 2, 3) == ((0, 1), (1, 2))
+    assert pairs_of("even", 2, 4) == ((0, 1), (1, 3))
+    assert pairs_of("even", 4, 2) == ((1, 0), (3, 1))
+    assert pairs_of("even", 3, 3) == ((0, 0), (1, 1), (2, 2))
+    assert pairs_of("even", 2, 3) == ((0, 1), (1, 2))
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_even_pairs_rise_without_repetition_and_end_with_the_last_ones(one, other):
-    pairs = layer_pairs("even", one, other)
+    pairs = pairs_of("even", one, other)
     assert len(pairs) == min(one, other)
     assert pairs[-1] == (one - 1, other - 1)
     for side in zip(*pairs, strict=True):
@@ -33,8 +37,9 @@ def test_even_pairs_rise_without_repetition_and_end_with_the_last_ones(one, othe
     ("text", "side"), [("3:1", "student has 2"), ("1:-5", "teacher has 4")]
 )
 def test_a_layer_that_a_tower_lacks_is_refused(text, side):
-    with pytest.raises(UserError, match=f"layers are '{text}' and the {side}: give"):
-        layer_pairs(text, 2, 4)
+    expected = f"^layers of objective hidden are '{text}' and the {side}: give pairs"
+    with pytest.raises(UserError, match=expected):
+        pairs_of(text, 2, 4)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0:1", "1:2,", "1:2 2:4", "one:two", 1.0])
