@@ -65,14 +65,16 @@ def _run(
     format_of(student_config)  # it is refused now rather than in the end
     length = config.caption_length
     check_caption_length(length, student_config)
-    taught = NO_TEACHER if teacher is None else make_ready(teacher, config)
-    del teacher  # where its outputs are held nothing else is needed of it
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
-        taught.config,
+        None if teacher is None else teacher.config,
         tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
     )
+    taught = NO_TEACHER
+    if teacher is not None:
+        taught = make_ready(teacher, config, task.objective_shapes())
+    del teacher  # where its outputs are held nothing else is needed of it
     host = this_host()
     batches = contrastive_batches(
         source,
@@ -84,8 +86,8 @@ def _run(
     )
 
     def warm_start(params: Params) -> Params:
-        given = student.params
-        return params if given is None else put_into(params, {"model": given})
+        given = {"model": student.params, "objective": taught.statistics}
+        return put_into(params, {key: tree for key, tree in given.items() if tree})
 
     state, seconds = fit(
         config,

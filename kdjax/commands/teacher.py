@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,23 @@ from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
+from kdjax.embeddings import Wanted
 from kdjax.errors import UserError
-from kdjax.evaluation.embedding import embed_images, embed_texts
+from kdjax.evaluation.embedding import (
+    bytes_of_image,
+    embed_images,
+    embed_texts,
+    see_images,
+)
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import match_entropy
+from kdjax.objectives import Objective, estimate, estimated, match_entropy
 
 # Batches of held-out pairs whose entropy is matched.
 CALIBRATION_BATCHES = 8
+# Training images, of all, that statistics are estimated on: of patches, of embeddings.
+PATCH_IMAGES, EMBEDDED_IMAGES = 256, 2048
+# More is not held in memory.
+MOST_HELD_GIB = 32
 
 Batch = dict[str, Any]
 
@@ -68,6 +78,13 @@ class Teacher:
         images = np.stack([source[row].image for row in rows])
         return embed_images(self.params, images, config=self.config)
 
+    def see_rows(
+        self, source: Source, rows: Sequence[int], wanted: Wanted
+    ) -> dict[str, np.ndarray]:
+        """Return fields of the embeddings of a source's images, before any layers."""
+        images = np.stack([source[row].image for row in rows])
+        return see_images(self.params, images, config=self.config, wanted=wanted)
+
 
 @dataclass(frozen=True)
 class Taught:
@@ -79,6 +96,7 @@ class Taught:
         tokenizers: of the captions that the teacher reads in every step, by model name.
         put: puts its held outputs into a batch; None where none are held.
         scale: that its soft targets are calibrated to; None for its own.
+        statistics: estimated of its outputs, a subtree of the objective's parameters.
     """
 
     config: CLIPConfig | None = None
@@ -86,28 +104,38 @@ class Taught:
     tokenizers: Mapping[str, tuple[Tokenizer, int]] = field(default_factory=dict)
     put: Callable[[Batch], Batch] | None = None
     scale: float | None = None
+    statistics: Params = field(default_factory=dict)
 
 
 NO_TEACHER = Taught()
 
 
-def make_ready(teacher: Teacher, config: ConfigDict) -> Taught:
+def make_ready(teacher: Teacher, config: ConfigDict, objective: Objective) -> Taught:
     """Calibrate a teacher, and hold its outputs where the config asks for it.
 
-    What is returned then keeps nothing of its towers.
+    What is returned then keeps nothing of its towers. Of the objective, which may be
+    its shapes, only what it needs of the teacher is read.
     """
     scale = calibrated_scale(teacher, config, source_of(config, "validation"))
     calibrated = {} if scale is None else {"calibrated_scale": jnp.float32(scale)}
+    statistics = estimate_statistics(teacher, source_of(config, "train"), objective)
     if config.teacher_outputs == "held":
         scalars = ("logit_scale", "logit_bias")
         kept = {k: teacher.params[k] for k in scalars if k in teacher.params}
-        put = hold_outputs(teacher, source_of(config, "train"))
-        return Taught(teacher.config, {**kept, **calibrated}, put=put, scale=scale)
+        put = hold_outputs(teacher, source_of(config, "train"), objective.wanted())
+        return Taught(
+            teacher.config,
+            {**kept, **calibrated},
+            put=put,
+            scale=scale,
+            statistics=statistics,
+        )
     return Taught(
         teacher.config,
         {**teacher.params, **calibrated},
         {"teacher": (teacher.tokenizer, teacher.context_length)},
         scale=scale,
+        statistics=statistics,
     )
 
 
@@ -155,19 +183,71 @@ def check_teacher_scale(wanted: Any) -> None:
         )
 
 
-def hold_outputs(teacher: Teacher, source: Source) -> Callable[[Batch], Batch]:
-    """Compute a teacher's outputs once; return what puts them into a batch."""
+def estimate_statistics(
+    teacher: Teacher, source: Source, objective: Objective
+) -> Params:
+    """Return what an objective wants estimated of a teacher on training images."""
+    wanted = estimated(objective)
+    of_embeddings = tuple(each for each in wanted if each[0] in ("image", "text"))
+    of_patches = tuple(each for each in wanted if each not in of_embeddings)
+    outputs: dict[str, np.ndarray] = {}
+    if of_embeddings:
+        rows = _spread(source, EMBEDDED_IMAGES)
+        captions = [source[row].captions[0] for row in rows]
+        outputs |= teacher.see_rows(source, rows, (("image", ()),))
+        outputs["text"] = teacher.embed_captions(captions)
+    if of_patches:
+        rows = _spread(source, PATCH_IMAGES)
+        outputs |= teacher.see_rows(source, rows, of_patches)
+    return estimate(objective, outputs)
+
+
+def _spread(source: Source, most: int) -> list[int]:
+    """Return rows spread evenly over a source, at most so many."""
+    count = min(most, len(source))
+    return [row * len(source) // count for row in range(count)]
+
+
+def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:
+    """Check that what is wanted of so many images can be held in memory.
+
+    Raises:
+        UserError: it is too much.
+    """
+    each = bytes_of_image(teacher.params, config=teacher.config, wanted=wanted)
+    size = each * images / 2**30
+    if size > MOST_HELD_GIB:
+        fields = " and ".join(field for field, _ in wanted)
+        raise UserError(
+            f"to hold {fields} of {images} images takes {size:.0f} GiB, and at most "
+            f"{MOST_HELD_GIB} are held: set teacher_outputs to computed, or compare "
+            "fewer layers"
+        )
+
+
+def hold_outputs(
+    teacher: Teacher, source: Source, wanted: Wanted = ()
+) -> Callable[[Batch], Batch]:
+    """Compute a teacher's outputs once; return what puts them into a batch.
+
+    Args:
+        teacher: to be heard.
+        source: of its images and captions.
+        wanted: beside the embeddings.
+    """
+    wanted = (("image", ()), *wanted)
+    check_held(teacher, wanted, len(source))
     captions = [source[i].captions for i in range(len(source))]
     row_of = {
         text: row for row, text in enumerate(sorted({*itertools.chain(*captions)}))
     }
     texts = teacher.embed_captions(list(row_of))
-    images = teacher.embed_source(source, len(source))
+    seen = teacher.see_rows(source, range(len(source)), wanted)
 
     def put(batch: Batch) -> Batch:
         chosen = zip(batch["index"].tolist(), batch["caption"].tolist(), strict=True)
         rows = [row_of[captions[index][caption]] for index, caption in chosen]
-        outputs = {"image": images[batch["index"]], "text": texts[rows]}
-        return {**batch, "teacher": outputs}
+        outputs = {field: x[batch["index"]] for field, x in seen.items()}
+        return {**batch, "teacher": {**outputs, "text": texts[rows]}}
 
     return put

@@ -64,6 +64,15 @@ def _image_fields(
     }
 
 
+def bytes_of_image(params: Params, *, config: CLIPConfig, wanted: Wanted) -> int:
+    """Return what `see_images` gives for each image, in bytes."""
+    size = config.vision.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+    see = functools.partial(_image_fields, config=config, wanted=wanted)
+    shapes = jax.tree.leaves(jax.eval_shape(see, params, image))
+    return sum(x.size * x.dtype.itemsize for x in shapes)
+
+
 def see_images(
     params: Params,
     images: UInt8[np.ndarray, "N H W 3"],

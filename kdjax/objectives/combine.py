@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kdjax.embeddings import Embeddings
+from kdjax.embeddings import Embeddings, Wanted
 from kdjax.errors import UserError
 from kdjax.models.config import TransformerConfig
 from kdjax.objectives.parts import Parts, learnt_bias
@@ -87,6 +87,10 @@ class Objective(nnx.Module):
             terms[name] = self._term(REGISTRY[name], options, student, frozen)
             total = total + weight * terms[name]
         return total, terms
+
+    def wanted(self, place: int = 0) -> Wanted:
+        """Return what is needed of one of the teachers beside its embeddings."""
+        return self.patches[place].wanted() if self.patches else ()
 
     def _refuse_without_teacher(self) -> None:
         for name, _ in self.spec:

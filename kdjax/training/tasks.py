@@ -17,7 +17,7 @@ from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
-from kdjax.objectives import build_objective
+from kdjax.objectives import Objective, build_objective
 from kdjax.objectives.patches import LAYERED
 
 # Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
@@ -77,7 +77,11 @@ class ContrastiveTask:
 
     def init(self, rngs: nnx.Rngs) -> Trained:
         """Return the student and the objective's parameters."""
-        objective = build_objective(
+        objective = self._objective(rngs)
+        return Trained(CLIP(self.student, rngs=rngs), objective)
+
+    def _objective(self, rngs: nnx.Rngs) -> Objective:
+        return build_objective(
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
             teacher_width=self.teacher.embed_dim if self.teacher else None,
@@ -86,7 +90,10 @@ class ContrastiveTask:
             teacher_vision=self.teacher.vision if self.teacher else None,
             rngs=rngs,
         )
-        return Trained(CLIP(self.student, rngs=rngs), objective)
+
+    def objective_shapes(self) -> Objective:
+        """Return the objective with the shapes of its parameters in their places."""
+        return nnx.eval_shape(lambda: self._objective(nnx.Rngs(0)))
 
     def loss(
         self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
