@@ -101,11 +101,13 @@ def main():
     rng = np.random.default_rng(0)
     student, teacher = (
         {
-            name: rng.uniform(size=(BATCH, *shape)).astype("float32")
+            name: rng.normal(size=(BATCH, *shape)).astype("float32")
             for name, shape in shapes(side, width).items()
         }
         for side, width in (("student", STUDENT), ("teacher", TEACHER))
     )
+    for side in (student, teacher):
+        side["image_attention"] = np.abs(side["image_attention"])
     state = nnx.to_pure_dict(state)
     gradients, values = answer(student, state, teacher)
 
