@@ -26,7 +26,11 @@ from kdjax.objectives.principal import principal_loss
 from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
 from kdjax.objectives.representation import cka_loss, procrustes_loss
 from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
-from kdjax.objectives.soft_targets import affinity_loss, open_clip_distill_loss
+from kdjax.objectives.soft_targets import (
+    affinity_loss,
+    multi_teacher_loss,
+    open_clip_distill_loss,
+)
 from kdjax.objectives.tokens import hidden_loss, tokens_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
@@ -38,8 +42,8 @@ class Entry:
     """What the combining module must know of an objective.
 
     Attributes:
-        function: (student, teacher, **options) -> scalar, or (student, **options) ->
-            scalar where no teacher is needed.
+        function: (student, teacher, **options) -> scalar, teachers in its place if it
+            takes all, or (student, **options) -> scalar where no teacher is needed.
         weight: the default weight.
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
@@ -132,6 +136,16 @@ REGISTRY: Mapping[str, Entry] = {
             "text_text": factor(0.0),
         },
     ),
+    "multi_teacher": Entry(
+        multi_teacher_loss,
+        options={
+            "teacher_scale": TEACHER_SCALE,
+            "average": Option(
+                "probabilities", choices=("probabilities", "divergences")
+            ),
+        },
+        takes_all=True,
+    ),
     "siglip_distill": Entry(
         siglip_distill_loss,
         options={
@@ -140,6 +154,7 @@ REGISTRY: Mapping[str, Entry] = {
             "teacher_scale": replace(TEACHER_SCALE, default="own"),
             "teacher_bias": Option("own", choices=("own",), least=-1e4),
         },
+        takes_all=True,
         learns=("bias",),
     ),
     "similarity": Entry(
@@ -217,6 +232,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "icl": {},
         "fd": {"reduction": "mean"},
     },
+    # As MobileCLIP's scripts, whose two teachers both have that scale: no other loss.
+    "mobile_clip": {"multi_teacher": {"teacher_scale": 100.0}},
     # As TinyCLIP's scripts: no other loss, and no scale is learnt.
     "tiny_clip": {"affinity": {"student_scale": 50.0, "teacher_scale": 50.0}},
 }

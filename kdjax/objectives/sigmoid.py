@@ -24,7 +24,7 @@ def siglip_loss(student: Embeddings) -> Float[Array, ""]:
 
 def siglip_distill_loss(
     student: Embeddings,
-    teacher: Embeddings,
+    teachers: tuple[Embeddings, ...],
     *,
     temperature: float = 1.0,
     form: str = "soft",
@@ -33,12 +33,14 @@ def siglip_distill_loss(
 ) -> Float[Array, ""]:
     """Return the cross-entropy of pairs' matches against the teacher's, over B.
 
-    With z = (s n(I) n(T)^T + b) / temperature and y the sigmoid of the teacher's same:
-    -sum over pairs of y log sigmoid(z) + (1 - y) log sigmoid(-z), divided by B.
+    With z = (s n(I) n(T)^T + b) / temperature and y the mean of the sigmoids of the
+    teachers' same: -sum over pairs of y log sigmoid(z) + (1 - y) log sigmoid(-z),
+    divided by B.
 
     Args:
         student: image and text [B, Ds], logit_scale and logit_bias.
-        teacher: image and text [B, Dt], logit_scale, logit_bias of a sigmoid model.
+        teachers: each with image and text [B, Dt], logit_scale, logit_bias of a sigmoid
+            model.
         temperature: that both sides' logits are divided by.
         form: "soft", as above; "mobileclip2", -log sigmoid((2 y - 1) z) as in the code
             of MobileCLIP2 (Faghri 2025), which teaches nothing where y is a half and is
@@ -46,15 +48,19 @@ def siglip_distill_loss(
         teacher_scale: as of `scale_of`; a sigmoid model's bias goes with its own scale.
         teacher_bias: "own", which is 0 for a softmax model, or a number.
     """
-    chosen = _bias(teacher) if isinstance(teacher_bias, str) else teacher_bias
     ours = (student_logits(student) + _bias(student)) / temperature
-    theirs = (teacher_logits(teacher, teacher_scale) + chosen) / temperature
+
+    def logits(teacher: Embeddings) -> Array:
+        chosen = _bias(teacher) if isinstance(teacher_bias, str) else teacher_bias
+        return (teacher_logits(teacher, teacher_scale) + chosen) / temperature
+
+    theirs = jnp.stack([logits(teacher) for teacher in teachers])
     if form == "mobileclip2":
-        terms = jax.nn.softplus(-ours * jnp.tanh(theirs / 2))
+        terms = jax.nn.softplus(-ours * jnp.tanh(theirs / 2).mean(0))
     else:
-        terms = jax.nn.sigmoid(theirs) * jax.nn.softplus(-ours)
+        terms = jax.nn.sigmoid(theirs).mean(0) * jax.nn.softplus(-ours)
         # Not one less the above, which rounds to nothing where a teacher is sure.
-        terms += jax.nn.sigmoid(-theirs) * jax.nn.softplus(ours)
+        terms += jax.nn.sigmoid(-theirs).mean(0) * jax.nn.softplus(ours)
     return terms.sum() / len(terms)
 
 

@@ -1,5 +1,7 @@
 """Cross-entropies whose targets are the teacher's probabilities."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,6 +13,7 @@ from kdjax.objectives.contrastive import (
     student_logits,
     teacher_logits,
 )
+from kdjax.objectives.divergence import row_divergences
 
 
 def open_clip_distill_loss(
@@ -33,6 +36,39 @@ def open_clip_distill_loss(
     return (
         _soft_cross_entropy(theirs, ours) + _soft_cross_entropy(theirs.T, ours.T)
     ) / 2
+
+
+def multi_teacher_loss(
+    student: Embeddings,
+    teachers: tuple[Embeddings, ...],
+    *,
+    teacher_scale: str | float = "calibrated",
+    average: str = "probabilities",
+) -> Float[Array, ""]:
+    """Return KL(mean over teachers of softmax L'_k || softmax L) both ways.
+
+    The ensemble of MobileCLIP (Vasu 2024, arXiv:2311.17049), averaged after the
+    softmax. Of one teacher it is `crd_loss`.
+
+    Args:
+        student: image and text [B, Ds], logit_scale.
+        teachers: each with image and text [B, Dt], logit_scale and perhaps
+            calibrated_scale.
+        teacher_scale: "calibrated" or "own", each teacher's, or a number for all, see
+            `scale_of`.
+        average: over teachers, of the "probabilities" or of the "divergences".
+    """
+    ours = student_logits(student)
+    theirs = [teacher_logits(teacher, teacher_scale) for teacher in teachers]
+
+    def one_way(ours: Array, theirs: Sequence[Array]) -> Array:
+        if average == "probabilities":
+            # Logits whose softmax is the mean of all.
+            logarithms = jnp.stack([jax.nn.log_softmax(x) for x in theirs])
+            theirs = [jax.nn.logsumexp(logarithms, axis=0)]
+        return jnp.mean(jnp.stack([row_divergences(x, ours) for x in theirs]))
+
+    return (one_way(ours, theirs) + one_way(ours.T, [x.T for x in theirs])) / 2
 
 
 def affinity_loss(

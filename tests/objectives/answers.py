@@ -1,6 +1,6 @@
 """Objectives asked for values and gradients, by the names of the oracle's arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,17 @@ def as_float32(x: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(array, jnp.float32) for name, array in x.items()}
 
 
-def built(spec: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def built(
+    spec: Mapping[str, Any],
+    x: Mapping[str, Any],
+    teachers: Sequence[str] = ("teacher",),
+) -> tuple[Any, dict[str, Any]]:
     """An objective's graph, and its parameters by the names of arrays."""
     graph, state = nnx.split(
         build_objective(
             spec,
             student_width=x["student_image"].shape[1],
-            teacher_width=x["teacher_image"].shape[1],
+            teacher_width=tuple(x[f"{side}_image"].shape[1] for side in teachers),
             student_bias="student_bias" in x,
             student_vision=tower(x, "student"),
             teacher_vision=tower(x, "teacher"),
@@ -103,16 +107,18 @@ def merged(graph: Any, learnt: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def answers(
-    spec: Mapping[str, Any], x: Mapping[str, np.ndarray]
+    spec: Mapping[str, Any],
+    x: Mapping[str, np.ndarray],
+    teachers: Sequence[str] = ("teacher",),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every term's value, and its gradients; what `x` lacks is as at the start."""
     x = as_float32(x)
-    graph, start = built(spec, x)
+    graph, start = built(spec, x, teachers)
 
     def terms(x: Mapping[str, Any]) -> Any:
         learnt = {name: x[name] for name in start}
-        sides = (embeddings(x, side) for side in ("student", "teacher"))
-        found = merged(graph, learnt)(*sides)[1]
+        theirs = tuple(embeddings(x, side) for side in teachers)
+        found = merged(graph, learnt)(embeddings(x, "student"), theirs)[1]
         return found, found
 
     gradients, values = jax.jit(jax.jacrev(terms, has_aux=True))(start | x)

@@ -4,7 +4,8 @@ Shares no code with the package: loops over pairs where that is plainest, and ce
 differences for gradients.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,12 +91,16 @@ def crossed(x: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return image, text
 
 
+def logits_of(x: Arrays, side: str) -> np.ndarray:
+    return x[f"{side}_scale"] * unit(x[f"{side}_image"]) @ unit(x[f"{side}_text"]).T
+
+
 def teacher_logits(x: Arrays) -> np.ndarray:
-    return x["teacher_scale"] * unit(x["teacher_image"]) @ unit(x["teacher_text"]).T
+    return logits_of(x, "teacher")
 
 
 def student_logits(x: Arrays) -> np.ndarray:
-    return x["student_scale"] * unit(x["student_image"]) @ unit(x["student_text"]).T
+    return logits_of(x, "student")
 
 
 def cross_kd(x: Arrays) -> float:
@@ -172,6 +177,20 @@ def open_clip_distill(x: Arrays) -> float:
     return (soft_cross_entropy(theirs, ours) + soft_cross_entropy(theirs.T, ours.T)) / 2
 
 
+def multi_teacher(x: Arrays, sides: Sequence[str], together: bool = True) -> float:
+    def one_way(ours: np.ndarray, theirs: Sequence[np.ndarray]) -> float:
+        found = []
+        for i, row in enumerate(ours):
+            targets, q = [softmax(logits[i]) for logits in theirs], softmax(row)
+            if together:
+                targets = [sum(targets) / len(targets)]
+            found.append(np.mean([np.sum(p * np.log(p / q)) for p in targets]))
+        return float(np.mean(found))
+
+    ours, theirs = student_logits(x), [logits_of(x, side) for side in sides]
+    return (one_way(ours, theirs) + one_way(ours.T, [z.T for z in theirs])) / 2
+
+
 def affinity_within(x: Arrays, images: float, texts: float) -> float:
     total = open_clip_distill(x)
     for weight, modality in ((images, "image"), (texts, "text")):
@@ -184,7 +203,7 @@ def affinity_within(x: Arrays, images: float, texts: float) -> float:
     return total
 
 
-def sigmoid(x: float) -> float:
+def sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
@@ -196,12 +215,21 @@ def siglip(x: Arrays) -> float:
     return total / len(logits)
 
 
-def siglip_distill(x: Arrays, temperature: float = 1.0, mobileclip2: bool = False):
+def siglip_distill(
+    x: Arrays,
+    temperature: float = 1.0,
+    mobileclip2: bool = False,
+    sides: Sequence[str] = ("teacher",),
+) -> float:
     bias = x.get("student_bias", x.get("learnt_bias"))
     ours = (student_logits(x) + bias) / temperature
-    theirs = (teacher_logits(x) + x.get("teacher_bias", 0.0)) / temperature
+    theirs = [
+        (logits_of(x, side) + x.get(f"{side}_bias", 0.0)) / temperature
+        for side in sides
+    ]
+    targets = sum(sigmoid(z) for z in theirs) / len(sides)
     total = 0.0
-    for z, target in zip(ours.flat, map(sigmoid, theirs.flat), strict=True):
+    for z, target in zip(ours.flat, targets.flat, strict=True):
         if mobileclip2:
             total -= np.log(sigmoid((2 * target - 1) * z))
         else:

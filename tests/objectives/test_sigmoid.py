@@ -69,19 +69,21 @@ def pair(**changes):
 def test_a_softmax_teacher_can_be_given_a_bias():
     student, sigmoid = pair()
     softmax = replace(sigmoid, logit_bias=None)
-    expected = siglip_distill_loss(student, sigmoid)
-    found = siglip_distill_loss(student, softmax, teacher_bias=-2.0)
+    expected = siglip_distill_loss(student, (sigmoid,))
+    found = siglip_distill_loss(student, (softmax,), teacher_bias=-2.0)
     assert found == expected
-    assert siglip_distill_loss(student, softmax) != expected
+    assert siglip_distill_loss(student, (softmax,)) != expected
 
 
 def test_a_calibrated_scale_is_left_alone_for_the_bias_goes_with_the_own():
     student, teacher = pair()
     _, calibrated = pair(calibrated_scale=jnp.float32(3))
-    expected = siglip_distill_loss(student, teacher)
-    assert siglip_distill_loss(student, calibrated) == expected
-    other = siglip_distill_loss(student, calibrated, teacher_scale="calibrated")
-    assert other == siglip_distill_loss(student, teacher, teacher_scale=3.0) != expected
+    expected = siglip_distill_loss(student, (teacher,))
+    assert siglip_distill_loss(student, (calibrated,)) == expected
+    other = siglip_distill_loss(student, (calibrated,), teacher_scale="calibrated")
+    assert (
+        other == siglip_distill_loss(student, (teacher,), teacher_scale=3.0) != expected
+    )
 
 
 def slopes(teacher_bias, form):
@@ -92,7 +94,7 @@ def slopes(teacher_bias, form):
     def loss(bias):
         return siglip_distill_loss(
             replace(student, logit_bias=bias),
-            teacher,
+            (teacher,),
             teacher_bias=teacher_bias,
             form=form,
         )
@@ -126,5 +128,5 @@ def test_a_sure_teacher_loses_no_precision():
     def at(side, bias):
         return replace(side, logit_scale=jnp.float32(0), logit_bias=jnp.float32(bias))
 
-    found = float(siglip_distill_loss(at(student, 60), at(teacher, 20)))
+    found = float(siglip_distill_loss(at(student, 60), (at(teacher, 20),)))
     assert found == pytest.approx(5 * 60 * np.exp(-20), rel=1e-4)
