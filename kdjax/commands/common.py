@@ -25,7 +25,7 @@ from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, TrainState, build_program
-from kdjax.training.tasks import Task
+from kdjax.training.tasks import Frozen, Task
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fit(
     batches: Any,
     reporter: Reporter,
     label: str,
-    frozen: Params | None = None,
+    frozen: Frozen = None,
     warm_start: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[TrainState, float]:
     """Train a task as the config says; return the final state and the seconds."""

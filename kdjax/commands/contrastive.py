@@ -18,10 +18,12 @@ from kdjax.commands.models import (
     format_of,
     open_model,
     save_model,
+    teacher_names,
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
-from kdjax.commands.teacher import NO_TEACHER, Teacher, make_ready
+from kdjax.commands.statistics import estimate_statistics
+from kdjax.commands.teacher import Teacher, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
@@ -34,12 +36,13 @@ from kdjax.training.tasks import ContrastiveTask
 
 def pretrain(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
     """Train the CLIP model that `config.model` names, contrastively."""
-    return _run(config, workdir, reporter, config.model, None)
+    return _run(config, workdir, reporter, config.model, ())
 
 
 def distill(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
-    """Distil `config.teacher` into `config.student`."""
-    return _run(config, workdir, reporter, config.student, config.teacher)
+    """Distil `config.teacher`, one or several, into `config.student`."""
+    names = teacher_names(config.teacher)
+    return _run(config, workdir, reporter, config.student, names)
 
 
 def _run(
@@ -47,19 +50,18 @@ def _run(
     workdir: Workdir,
     reporter: Reporter,
     student_name: str,
-    teacher_name: str | None,
+    named: tuple[str, ...],
 ) -> dict[str, Any]:
     compute, mesh = compute_of(config, reporter), make_mesh(dict(config.mesh))
     source = source_of(config, "train")
     student = open_model(student_name, workdir.path, compute, mesh)
-    teacher = None
-    if teacher_name is not None:
-        opened = open_model(teacher_name, workdir.path, compute, mesh)
-        teacher = Teacher(teacher_name, opened)
+    teachers = [
+        Teacher(name, open_model(name, workdir.path, compute, mesh)) for name in named
+    ]
+    if teachers:
         student = start(
-            student, teacher, by=config.inherit, text_tower=config.text_tower
+            student, teachers[0], by=config.inherit, text_tower=config.text_tower
         )
-        del opened
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     format_of(student_config)  # it is refused now rather than in the end
@@ -68,13 +70,13 @@ def _run(
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
-        None if teacher is None else teacher.config,
+        tuple(teacher.config for teacher in teachers),
         tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
     )
-    taught = NO_TEACHER
-    if teacher is not None:
-        taught = make_ready(teacher, config, task.objective_shapes())
-    del teacher  # where its outputs are held nothing else is needed of it
+    objective = task.objective_shapes()
+    statistics = estimate_statistics(teachers, source, objective)
+    taught = make_ready(teachers, config, objective)
+    del teachers  # where their outputs are held nothing else is needed of them
     host = this_host()
     batches = contrastive_batches(
         source,
@@ -86,8 +88,11 @@ def _run(
     )
 
     def warm_start(params: Params) -> Params:
-        given = {"model": student.params, "objective": taught.statistics}
-        return put_into(params, {key: tree for key, tree in given.items() if tree})
+        if student.params is not None:
+            params = put_into(params, {"model": student.params})
+        for of_teacher in statistics:
+            params = put_into(params, {"objective": of_teacher})
+        return params
 
     state, seconds = fit(
         config,
@@ -95,7 +100,7 @@ def _run(
         task,
         iter(batches.map(taught.put) if taught.put else batches),
         reporter,
-        "pretrain" if teacher_name is None else "distil",
+        "distil" if named else "pretrain",
         taught.frozen,
         warm_start,
     )
@@ -104,8 +109,10 @@ def _run(
     test = source_of(config, config.eval.split)
     accuracy = score_zero_shot(params, student_config, tokenizer, test)
     results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
-    told = {} if teacher_name is None else {"calibrated_scale": taught.scale}
-    return {**results, **told}
+    if not named:
+        return results
+    scales = list(taught.scales)
+    return {**results, "calibrated_scale": scales[0] if len(scales) == 1 else scales}
 
 
 def check_caption_length(length: int, student: CLIPConfig) -> None:

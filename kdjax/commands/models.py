@@ -116,14 +116,33 @@ def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
 
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     """Return the hash and the steps of every run that a config names, by its key."""
+    names = {key: config.get(key) for key in ("model", "student", "tower")}
+    teachers = teacher_names(config.get("teacher", ""))
+    for index, name in enumerate(teachers):
+        names["teacher" if len(teachers) == 1 else f"teacher_{index}"] = name
     found = {}
-    for key in ("model", "student", "teacher", "tower"):
-        name = config.get(key)
+    for key, name in names.items():
         path = run_of(name, workdir) if isinstance(name, str) else None
         if path is not None and (path / "results.json").exists():
             results = json.loads((path / "results.json").read_text())
             found[key] = {k: results.get(k) for k in ("run", "steps")}
     return found
+
+
+def teacher_names(teachers: Any) -> tuple[str, ...]:
+    """Return the teachers that a config names, joined by commas.
+
+    Raises:
+        UserError: a name is empty, or there twice.
+    """
+    if not isinstance(teachers, str) or not teachers:
+        return ()
+    names = tuple(name.strip() for name in teachers.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(
+            f"teacher is {teachers!r}; give a name, or different ones joined by commas"
+        )
+    return names
 
 
 def check_name(name: str, workdir: epath.Path) -> None:

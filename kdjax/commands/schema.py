@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
+from kdjax.commands.models import teacher_names
 from kdjax.commands.start import check_inherit
-from kdjax.commands.teacher import check_teacher_scale
+from kdjax.commands.teacher import wanted_scales
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
@@ -198,7 +199,7 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "inherit" in config:
         check_inherit(config.inherit, config.student)
     if "teacher_scale" in config:
-        check_teacher_scale(config.teacher_scale)
+        wanted_scales(config.teacher_scale, len(teacher_names(config.teacher)))
     if "head" in config:
         check_heads(config.head.width, config.head.num_heads)
 

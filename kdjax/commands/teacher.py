@@ -1,9 +1,10 @@
-"""A teacher made ready: its weights, its logit scale, and its outputs held."""
+"""Teachers made ready: their weights, their logit scales, and their outputs held."""
 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,12 +25,12 @@ from kdjax.evaluation.embedding import (
     see_images,
 )
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import Objective, estimate, estimated, match_entropy
+from kdjax.objectives import Objective, match_entropy
 
 # Batches of held-out pairs whose entropy is matched.
 CALIBRATION_BATCHES = 8
-# Training images, of all, that statistics are estimated on: of patches, of embeddings.
-PATCH_IMAGES, EMBEDDED_IMAGES = 256, 2048
+# All that a step needs of a teacher whose outputs are held.
+SCALARS = ("logit_scale", "logit_bias")
 # More is not held in memory.
 MOST_HELD_GIB = 32
 
@@ -88,76 +89,77 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Taught:
-    """What a run needs of its teacher, made ready.
+    """What a run needs of its teachers, made ready; of none if there are none.
 
     Attributes:
-        config: of the teacher; None where there is none.
+        configs: of each.
         frozen: the step's argument of that name.
-        tokenizers: of the captions that the teacher reads in every step, by model name.
-        put: puts its held outputs into a batch; None where none are held.
-        scale: that its soft targets are calibrated to; None for its own.
-        statistics: estimated of its outputs, a subtree of the objective's parameters.
+        tokenizers: of the captions that they read in every step, by model name.
+        put: puts their held outputs into a batch; None where none are held.
+        scales: that the soft targets of each are calibrated to; None for its own.
     """
 
-    config: CLIPConfig | None = None
-    frozen: Params | None = None
-    tokenizers: Mapping[str, tuple[Tokenizer, int]] = field(default_factory=dict)
-    put: Callable[[Batch], Batch] | None = None
-    scale: float | None = None
-    statistics: Params = field(default_factory=dict)
+    configs: tuple[CLIPConfig, ...]
+    frozen: tuple[Params, ...]
+    tokenizers: Mapping[str, tuple[Tokenizer, int]]
+    put: Callable[[Batch], Batch] | None
+    scales: tuple[float | None, ...]
 
 
-NO_TEACHER = Taught()
+def make_ready(
+    teachers: Sequence[Teacher], config: ConfigDict, objective: Objective
+) -> Taught:
+    """Calibrate teachers, and hold their outputs where the config asks for it.
 
-
-def make_ready(teacher: Teacher, config: ConfigDict, objective: Objective) -> Taught:
-    """Calibrate a teacher, and hold its outputs where the config asks for it.
-
-    What is returned then keeps nothing of its towers. Of the objective, which may be
-    its shapes, only what it needs of the teacher is read.
+    What is returned then keeps nothing of their towers.
     """
-    scale = calibrated_scale(teacher, config, source_of(config, "validation"))
-    calibrated = {} if scale is None else {"calibrated_scale": jnp.float32(scale)}
-    statistics = estimate_statistics(teacher, source_of(config, "train"), objective)
-    if config.teacher_outputs == "held":
-        scalars = ("logit_scale", "logit_bias")
-        kept = {k: teacher.params[k] for k in scalars if k in teacher.params}
-        put = hold_outputs(teacher, source_of(config, "train"), objective.wanted())
-        return Taught(
-            teacher.config,
-            {**kept, **calibrated},
-            put=put,
-            scale=scale,
-            statistics=statistics,
-        )
+    wanted = wanted_scales(config.teacher_scale, len(teachers)) if teachers else ()
+    scales = tuple(map(partial(calibrated_scale, config), teachers, wanted))
+    held = bool(teachers) and config.teacher_outputs == "held"
+    beside = [objective.wanted(place) for place in range(len(teachers))]
     return Taught(
-        teacher.config,
-        {**teacher.params, **calibrated},
-        {"teacher": (teacher.tokenizer, teacher.context_length)},
-        scale=scale,
-        statistics=statistics,
+        tuple(teacher.config for teacher in teachers),
+        tuple(map(partial(_frozen, held=held), teachers, scales)),
+        {} if held else _tokenizers(teachers),
+        hold_outputs(teachers, source_of(config, "train"), beside) if held else None,
+        scales,
     )
 
 
-def calibrated_scale(
-    teacher: Teacher, config: ConfigDict, held_out: Source
-) -> float | None:
+def _frozen(teacher: Teacher, scale: float | None, *, held: bool) -> Params:
+    """Return what a step needs of a teacher's parameters, its calibrated scale too."""
+    calibrated = {} if scale is None else {"calibrated_scale": jnp.float32(scale)}
+    needed = SCALARS if held else teacher.params
+    kept = {k: x for k, x in teacher.params.items() if k in needed}
+    return {**kept, **calibrated}
+
+
+def _tokenizers(teachers: Sequence[Teacher]) -> dict[str, tuple[Tokenizer, int]]:
+    return {
+        f"teacher_{index}": (teacher.tokenizer, teacher.context_length)
+        for index, teacher in enumerate(teachers)
+    }
+
+
+def calibrated_scale(config: ConfigDict, teacher: Teacher, wanted: str) -> float | None:
     """Return the scale that the config asks for, or None for the teacher's own.
 
-    `teacher_scale` is "own", a number, or "match_entropy": the scale at which the rows
-    of the teacher's softmax over held-out batches, as large as those trained on, have a
-    mean entropy of `teacher_entropy` nats, so that sharp and soft teachers say equally
-    much.
+    Args:
+        config: of the run.
+        teacher: to calibrate.
+        wanted: "own", a number, or "match_entropy": the scale at which the rows of the
+            teacher's softmax over held-out batches, as large as those trained on, have
+            a mean entropy of `teacher_entropy` nats, so that sharp and soft teachers
+            say equally much.
 
     Raises:
-        UserError: it is none of these, or no scale gives that entropy.
+        UserError: no scale gives that entropy.
     """
-    wanted = config.teacher_scale
-    check_teacher_scale(wanted)
     if wanted == "own":
         return None
     if wanted != "match_entropy":
         return float(wanted)
+    held_out = source_of(config, "validation")
     image = teacher.embed_source(held_out, CALIBRATION_BATCHES * config.batch_size)
     first = [held_out[row].captions[0] for row in range(len(image))]
     text = teacher.embed_captions(first)
@@ -165,47 +167,37 @@ def calibrated_scale(
     return match_entropy(image, text, config.teacher_entropy, rows=rows)
 
 
-def check_teacher_scale(wanted: Any) -> None:
-    """Check a `teacher_scale`, whose number may be text, as on a command line.
+def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
+    """Return the `teacher_scale` of each of so many teachers.
+
+    Args:
+        given: one for all, or one for each, joined by commas; a number may be text, as
+            on a command line.
+        teachers: that there are.
 
     Raises:
-        UserError: it is none.
+        UserError: there are neither one nor as many, or one is none.
     """
-    if wanted in ("own", "match_entropy"):
-        return
-    try:
-        scale = float(wanted)
-    except (TypeError, ValueError):
-        scale = math.nan
-    if not 0 < scale < math.inf:
+    wanted = tuple(word.strip() for word in str(given).split(","))
+    if len(wanted) not in (1, teachers):
         raise UserError(
-            f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
+            f"teacher_scale is {given!r} and there are {teachers} teachers; give one "
+            "scale for all, or one for each, joined by commas"
         )
+    for one in wanted:
+        if not _is_scale(one):
+            raise UserError(
+                f"teacher_scale is {given!r}; give own, match_entropy or a number "
+                "above 0"
+            )
+    return wanted if len(wanted) == teachers else wanted * teachers
 
 
-def estimate_statistics(
-    teacher: Teacher, source: Source, objective: Objective
-) -> Params:
-    """Return what an objective wants estimated of a teacher on training images."""
-    wanted = estimated(objective)
-    of_embeddings = tuple(each for each in wanted if each[0] in ("image", "text"))
-    of_patches = tuple(each for each in wanted if each not in of_embeddings)
-    outputs: dict[str, np.ndarray] = {}
-    if of_embeddings:
-        rows = _spread(source, EMBEDDED_IMAGES)
-        captions = [source[row].captions[0] for row in rows]
-        outputs |= teacher.see_rows(source, rows, (("image", ()),))
-        outputs["text"] = teacher.embed_captions(captions)
-    if of_patches:
-        rows = _spread(source, PATCH_IMAGES)
-        outputs |= teacher.see_rows(source, rows, of_patches)
-    return estimate(objective, outputs)
-
-
-def _spread(source: Source, most: int) -> list[int]:
-    """Return rows spread evenly over a source, at most so many."""
-    count = min(most, len(source))
-    return [row * len(source) // count for row in range(count)]
+def _is_scale(wanted: str) -> bool:
+    try:
+        return wanted in ("own", "match_entropy") or 0 < float(wanted) < math.inf
+    except ValueError:
+        return False
 
 
 def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:
@@ -226,28 +218,35 @@ def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:
 
 
 def hold_outputs(
-    teacher: Teacher, source: Source, wanted: Wanted = ()
+    teachers: Sequence[Teacher], source: Source, wanted: Sequence[Wanted]
 ) -> Callable[[Batch], Batch]:
-    """Compute a teacher's outputs once; return what puts them into a batch.
+    """Compute teachers' outputs once; return what puts them into a batch.
 
     Args:
-        teacher: to be heard.
-        source: of its images and captions.
-        wanted: beside the embeddings.
+        teachers: to be heard.
+        source: of images and captions.
+        wanted: of each teacher beside its embeddings.
     """
-    wanted = (("image", ()), *wanted)
-    check_held(teacher, wanted, len(source))
+    fields = [(("image", ()), *each) for each in wanted]
+    for teacher, each in zip(teachers, fields, strict=True):
+        check_held(teacher, each, len(source))
     captions = [source[i].captions for i in range(len(source))]
     row_of = {
         text: row for row, text in enumerate(sorted({*itertools.chain(*captions)}))
     }
-    texts = teacher.embed_captions(list(row_of))
-    seen = teacher.see_rows(source, range(len(source)), wanted)
+    texts = [teacher.embed_captions(list(row_of)) for teacher in teachers]
+    seen = [
+        teacher.see_rows(source, range(len(source)), each)
+        for teacher, each in zip(teachers, fields, strict=True)
+    ]
 
     def put(batch: Batch) -> Batch:
         chosen = zip(batch["index"].tolist(), batch["caption"].tolist(), strict=True)
         rows = [row_of[captions[index][caption]] for index, caption in chosen]
-        outputs = {field: x[batch["index"]] for field, x in seen.items()}
-        return {**batch, "teacher": {**outputs, "text": texts[rows]}}
+        outputs = [
+            {**{k: x[batch["index"]] for k, x in of.items()}, "text": text[rows]}
+            for of, text in zip(seen, texts, strict=True)
+        ]
+        return {**batch, "teacher": outputs}
 
     return put

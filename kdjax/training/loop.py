@@ -17,6 +17,7 @@ from kdjax.training.checkpoints import Checkpoints
 from kdjax.training.interrupt import Interrupted, stop_flag
 from kdjax.training.metrics import MetricsWriter, Watch
 from kdjax.training.steps import Program, TrainState
+from kdjax.training.tasks import Frozen
 
 Progress = Callable[[int, int, float | None], None]
 
@@ -47,7 +48,7 @@ def train(
     batches: Iterator[Any],
     mesh: Mesh,
     workdir: epath.Path,
-    frozen: Params | None = None,
+    frozen: Frozen = None,
     warm_start: Callable[[Params], Params] = lambda params: params,
     progress: Progress = lambda step, steps, loss: None,
     watch: Watch = lambda step, metrics: None,
@@ -60,7 +61,7 @@ def train(
         batches: a Grain iterator; its state goes into the checkpoints.
         mesh: that the program was built for.
         workdir: where metrics and checkpoints go.
-        frozen: the teacher's parameters.
+        frozen: what the task takes beside what it trains.
         warm_start: puts given weights into freshly initialised parameters.
         progress: told (step, steps, loss) after every logged step.
         watch: told (step, metrics) then too.

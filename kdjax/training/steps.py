@@ -21,7 +21,7 @@ from kdjax.training.optimizer import (
     make_optimizer,
     stop_frozen,
 )
-from kdjax.training.tasks import Batch, Task
+from kdjax.training.tasks import Batch, Frozen, Task
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +53,7 @@ class Program:
     """
 
     init: Callable[[int, int], TrainState]
-    step: Callable[[TrainState, Params | None, Batch], tuple[TrainState, Any]]
+    step: Callable[[TrainState, Frozen, Batch], tuple[TrainState, Any]]
     shardings: TrainState
 
 
@@ -70,7 +70,7 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         return TrainState(jnp.int32(0), steps, params, transform.init(params))
 
     def step(
-        state: TrainState, frozen: Params | None, batch: Batch
+        state: TrainState, frozen: Frozen, batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
         progress = state.step / jnp.maximum(1, state.steps)
 

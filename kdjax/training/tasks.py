@@ -24,6 +24,8 @@ from kdjax.objectives.patches import LAYERED
 MASKED = 0.75
 
 Batch = Mapping[str, Any]
+# What a step takes as it is; its form is the task's own.
+Frozen = Any
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -38,7 +40,7 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the loss to minimise and its terms.
 
@@ -61,18 +63,19 @@ class Trained(nnx.Module):
 
 @dataclass(frozen=True)
 class ContrastiveTask:
-    """A CLIP model learns from captions and, where there is one, from a teacher.
+    """A CLIP model learns from captions and, where there are some, from teachers.
 
     Attributes:
         student: the trained model.
-        teacher: the frozen model, or None. Its parameters are the `frozen` of the step,
-            and beside them, where it was calibrated, `calibrated_scale`; where the
-            batch carries its outputs, the scales and a logit bias alone are needed.
+        teachers: the frozen models. The `frozen` of the step has the parameters of
+            each, and beside them, where it was calibrated, `calibrated_scale`; where
+            the batch carries their outputs, the scales and a logit bias alone are
+            needed.
         objectives: names with their options, as sorted pairs.
     """
 
     student: CLIPConfig
-    teacher: CLIPConfig | None
+    teachers: tuple[CLIPConfig, ...]
     objectives: tuple[tuple[str, Options], ...]
 
     def init(self, rngs: nnx.Rngs) -> Trained:
@@ -84,10 +87,10 @@ class ContrastiveTask:
         return build_objective(
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
-            teacher_width=self.teacher.embed_dim if self.teacher else None,
+            teacher_width=tuple(x.embed_dim for x in self.teachers) or None,
             student_bias=self.student.logit_bias_init is not None,
             student_vision=self.student.vision,
-            teacher_vision=self.teacher.vision if self.teacher else None,
+            teacher_vision=tuple(x.vision for x in self.teachers) or None,
             rngs=rngs,
         )
 
@@ -96,7 +99,7 @@ class ContrastiveTask:
         return nnx.eval_shape(lambda: self._objective(nnx.Rngs(0)))
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         images = preprocess(batch["image"], self.student.vision)
@@ -107,27 +110,29 @@ class ContrastiveTask:
             keep = kept_patches(batch["bits"], self.student.vision.num_patches)
             masked = trained.model.encode_image(images, keep=keep)
             student = replace(student, masked_image=masked)
-        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch, asked)
-        return trained.objective(student, teacher, progress)
+        given = jax.lax.stop_gradient(frozen) or ()
+        teachers = tuple(
+            self._teacher(k, params, batch, asked) for k, params in enumerate(given)
+        )
+        return trained.objective(student, teachers or None, progress)
 
     def _teacher(
-        self, frozen: Params | None, batch: Batch, asked: Mapping[str, bool]
-    ) -> Embeddings | None:
-        """Return what the teacher says of a batch, unless the batch carries it."""
-        if self.teacher is None or frozen is None:
-            return None
+        self, index: int, frozen: Params, batch: Batch, asked: Mapping[str, bool]
+    ) -> Embeddings:
+        """Return what a teacher says of a batch, unless the batch carries it."""
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
             return Embeddings(
-                **layers_first(batch["teacher"]),
+                **layers_first(batch["teacher"][index]),
                 logit_scale=jnp.exp(params["logit_scale"]),
                 logit_bias=params.get("logit_bias"),
                 calibrated_scale=calibrated,
             )
-        model = nnx.merge(graph_of(CLIP, self.teacher), params)
-        images = preprocess(batch["image"], self.teacher.vision)
-        said = model.embeddings(images, batch["text"]["teacher"], **asked)
+        config = self.teachers[index]
+        model = nnx.merge(graph_of(CLIP, config), params)
+        images = preprocess(batch["image"], config.vision)
+        said = model.embeddings(images, batch["text"][f"teacher_{index}"], **asked)
         return replace(said, calibrated_scale=calibrated)
 
 
@@ -175,7 +180,7 @@ class VQATask:
         return Trained(VQAModel(self.model, rngs=rngs))
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
+        self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the binary cross-entropy of the answers."""
         tokens = self._tokens(trained.model.vision, batch)

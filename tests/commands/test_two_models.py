@@ -42,7 +42,7 @@ def teacher_config(size):
 def setting(request):
     """The task, what it trains, the teacher, and a batch of the teacher's size."""
     config = teacher_config(request.param)
-    task = ContrastiveTask(STUDENT, config, OBJECTIVES)
+    task = ContrastiveTask(STUDENT, (config,), OBJECTIVES)
     teacher = drawn(lambda: CLIP(config, rngs=nnx.Rngs(0)), seed=1)
     trained = drawn(lambda: task.init(nnx.Rngs(0)), seed=2)
     trained.objective.parts[0].scale[...] = jnp.float32(3.0)
@@ -51,7 +51,7 @@ def setting(request):
         "image": images(rng, BATCH, request.param),
         "text": {
             "student": texts(rng, BATCH),
-            "teacher": texts(rng, BATCH, config.text),
+            "teacher_0": texts(rng, BATCH, config.text),
         },
     }
     return task, trained, teacher, batch
@@ -63,7 +63,7 @@ lose = nnx.jit(lambda task, *given: task.loss(*given, START)[1], static_argnums=
 
 def terms(task, trained, teacher, batch):
     frozen = nnx.to_pure_dict(nnx.state(teacher))
-    found = lose(task, trained, frozen, jax.tree.map(jnp.asarray, batch))
+    found = lose(task, trained, (frozen,), jax.tree.map(jnp.asarray, batch))
     return {name: float(term) for name, term in found.items()}
 
 
@@ -81,8 +81,11 @@ def by_hand(trained, teacher, batch, teacher_vision):
         "teacher": normalised(raw, teacher_vision),
     }
     x = {"learnt_scale": np.array(3.0)}
-    for side, model in (("student", trained.model), ("teacher", teacher)):
-        image, text = embed(model, pixels[side], jnp.asarray(ids[side]))
+    for side, name, model in (
+        ("student", "student", trained.model),
+        ("teacher", "teacher_0", teacher),
+    ):
+        image, text = embed(model, pixels[side], jnp.asarray(ids[name]))
         x[f"{side}_image"], x[f"{side}_text"] = image, text
         x[f"{side}_scale"] = np.exp(float(model.logit_scale[...]))
     for modality in ("image", "text"):
@@ -95,7 +98,7 @@ def by_hand(trained, teacher, batch, teacher_vision):
 
 def test_each_model_sees_and_reads_what_is_its_own(setting, said):
     task, *given = setting
-    expected = by_hand(*given, teacher_vision=task.teacher.vision)
+    expected = by_hand(*given, teacher_vision=task.teachers[0].vision)
     assert said == pytest.approx(expected, rel=NEAR)
 
 
@@ -103,7 +106,7 @@ def test_the_students_words_would_teach_something_else(setting, said):
     task, trained, teacher, batch = setting
     ids = batch["text"]["student"]
     longer = np.pad(ids, ((0, 0), (0, 3)))
-    swapped = {**batch, "text": {"student": ids, "teacher": longer}}
+    swapped = {**batch, "text": {"student": ids, "teacher_0": longer}}
     wrong = terms(task, trained, teacher, swapped)
     assert all(wrong[name] != pytest.approx(said[name], rel=FAR) for name in NAMES)
 
@@ -115,12 +118,12 @@ def test_the_students_normalisation_would_teach_something_else(setting, said):
 
 def test_outputs_that_a_batch_carries_stand_for_the_teacher(setting, said):
     task, trained, teacher, batch = setting
-    pixels = normalised(batch["image"], task.teacher.vision)
-    image, text = embed(teacher, pixels, jnp.asarray(batch["text"]["teacher"]))
+    pixels = normalised(batch["image"], task.teachers[0].vision)
+    image, text = embed(teacher, pixels, jnp.asarray(batch["text"]["teacher_0"]))
     held = {
         "image": batch["image"],
         "text": {"student": batch["text"]["student"]},
-        "teacher": {"image": image, "text": text},
+        "teacher": [{"image": image, "text": text}],
     }
     assert terms(task, trained, teacher, held) == pytest.approx(said, rel=NEAR)
 
@@ -150,11 +153,11 @@ def test_the_loader_gives_each_model_ids_of_its_own_tokenizer():
     source = Shapes()
     ours = train_tokenizer(source.texts())
     theirs = train_tokenizer(iter(["squares triangle", "circles are red and green"]))
-    tokenizers = {"student": (ours, 8), "teacher": (theirs, 24)}
+    tokenizers = {"student": (ours, 8), "teacher_0": (theirs, 24)}
     batch = next(iter(contrastive_batches(source, tokenizers, batch_size=3, seed=0)))
     captions = [source.captions[index] for index in batch["index"]]
     for model, (tokenizer, length) in tokenizers.items():
         found = batch["text"][model]
         np.testing.assert_array_equal(found, tokenizer.encode(captions, length))
         assert found.shape == (3, length)
-    assert (batch["text"]["student"] != batch["text"]["teacher"][:, :8]).any()
+    assert (batch["text"]["student"] != batch["text"]["teacher_0"][:, :8]).any()

@@ -6,6 +6,9 @@ from flax import nnx
 from objectives import oracle, oracle_tokens
 
 from kdjax.embeddings import Embeddings
+from kdjax.errors import UserError
+from kdjax.models.config import TransformerConfig
+from kdjax.objectives import build_objective
 from kdjax.objectives.adaptors import Adaptor
 from kdjax.objectives.standardize import phi_s
 from kdjax.objectives.tokens import hidden_loss, tokens_loss
@@ -137,3 +140,65 @@ def test_tokens_of_zeros_give_numbers(form):
     value, gradient = jax.value_and_grad(loss)(nothing[0])
     assert np.isfinite(value)
     assert np.isfinite(gradient.image_tokens).all()
+
+
+NAMES = ["tokens", "hidden", "attention"]
+
+
+def seen(seed, width, patches, layers):
+    """What a tower of that many layers and of two heads shows."""
+    rng = np.random.default_rng(seed)
+    return side(
+        image_tokens=rng.normal(size=(BATCH, patches, width)),
+        image_hidden=rng.normal(size=(layers, BATCH, patches, width)),
+        image_attention=oracle_tokens.maps(rng, layers, BATCH, 2, patches, patches),
+    )
+
+
+def tower(width, layers):
+    return TransformerConfig(width=width, layers=layers, num_heads=2, mlp_width=1)
+
+
+def test_of_several_teachers_each_has_adaptors_and_layers_of_its_own():
+    objective = build_objective(
+        {"tokens": {}, "hidden": {"layers": "even"}, "attention": {"layers": "1:-1"}},
+        student_width=1,
+        teacher_width=(1, 1),
+        student_vision=tower(4, 2),
+        teacher_vision=(tower(6, 3), tower(2, 1)),
+        rngs=nnx.Rngs(0),
+    )
+    assert [len(patches.hidden) for patches in objective.patches] == [2, 1]
+    assert dict(objective.wanted(0)) == {
+        "image_tokens": (),
+        "image_hidden": (1, 2),
+        "image_attention": (2,),
+    }
+    student, teachers = seen(0, 4, 9, 2), (seen(1, 6, 4, 3), seen(2, 2, 9, 1))
+    together = objective(student, teachers)[1]
+    one, other = objective.patches
+    for place, patches in enumerate((one, other)):
+        objective.patches = nnx.List([patches])
+        objective.parts = nnx.List([objective.parts[0]])
+        alone = objective(student, teachers[place])[1]
+        together = {name: together[name] - alone[name] / 2 for name in NAMES}
+    assert [float(x) for x in together.values()] == pytest.approx([0] * 3, abs=1e-5)
+
+
+def test_towers_that_are_not_known_are_refused():
+    with pytest.raises(UserError, match="hidden compares vision towers: give student_"):
+        build_objective(
+            {"clip": {}, "hidden": {}},
+            student_width=1,
+            teacher_width=1,
+            rngs=nnx.Rngs(0),
+        )
+    with pytest.raises(UserError, match="there is none here of 6: choose form 'radio'"):
+        build_objective(
+            {"tokens": {"form": "phi_s"}},
+            student_width=1,
+            teacher_width=1,
+            student_vision=tower(4, 1),
+            teacher_vision=tower(6, 1),
+            rngs=nnx.Rngs(0),
+        )

@@ -38,7 +38,7 @@ def batches() -> Iterator[Any]:
         ids[:, 9] = CLIP_CONFIG.text.eos_id
         image = rng.integers(0, 256, (BATCH, 64, 64, 3), np.uint8)
         bits = rng.integers(0, 2**32, BATCH, np.uint32)
-        text = {"student": ids, "teacher": ids}
+        text = {"student": ids, "teacher_0": ids}
         yield {"image": image, "text": text, "bits": bits}
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), SIZES, strict=True)))
     objectives = expand("clip_kd") | expand({"mfd": {}, "afd": {}, "siglip": {}})
     named = tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
-    task = ContrastiveTask(CLIP_CONFIG, CLIP_CONFIG, named)
+    task = ContrastiveTask(CLIP_CONFIG, (CLIP_CONFIG,), named)
     teacher = nnx.to_pure_dict(nnx.state(CLIP(CLIP_CONFIG, rngs=nnx.Rngs(7))))
     places = parameter_shardings(abstract_of(CLIP, CLIP_CONFIG), mesh)
     frozen = jax.device_put(teacher, places)
@@ -63,7 +63,7 @@ def main() -> None:
         program = build_program(task, optimizer, mesh)
         state, found = program.init(0, STEPS), []
         for batch in batches():
-            state, metrics = program.step(state, frozen, to_global(batch, mesh))
+            state, metrics = program.step(state, (frozen,), to_global(batch, mesh))
             found.append(float(metrics["loss"]))
         losses["learning" if text_rate else "frozen"] = found
     kernel = state.params["model"]["vision"]["transformer"]["blocks"]["mlp"]["up"]

@@ -48,7 +48,7 @@ def program(tokenizer):
     config = with_vocabulary(
         architecture("tiny-16"), tokenizer.vocab_size, tokenizer.eos_id
     )
-    task = ContrastiveTask(config, None, (("clip", (("weight", 1.0),)),))
+    task = ContrastiveTask(config, (), (("clip", (("weight", 1.0),)),))
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     return build_program(task, OPTIMIZER, mesh), mesh
 
@@ -58,7 +58,7 @@ def fit(source, tokenizer, program):
     def run(
         workdir, loop=LOOP, progress=lambda *numbers: None, compiled=None, frozen=None
     ):
-        tokenizers = {name: (tokenizer, 16) for name in ("student", "teacher")}
+        tokenizers = {name: (tokenizer, 16) for name in ("student", "teacher_0")}
         batches = contrastive_batches(source, tokenizers, batch_size=8, seed=loop.seed)
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -101,10 +101,10 @@ def test_what_objectives_learn_and_mask_goes_on_too(fit, tokenizer, program, tmp
     teacher = replace(student, embed_dim=2 * student.embed_dim)
     given = expand({name: {} for name in ("fd", "mfd", "icl", "afd", "siglip")})
     objectives = tuple((k, tuple(sorted(v.items()))) for k, v in given.items())
-    task = ContrastiveTask(student, teacher, objectives)
+    task = ContrastiveTask(student, (teacher,), objectives)
     arguments = {
         "compiled": build_program(task, OPTIMIZER, program[1]),
-        "frozen": nnx.to_pure_dict(nnx.state(CLIP(teacher, rngs=nnx.Rngs(1)))),
+        "frozen": (nnx.to_pure_dict(nnx.state(CLIP(teacher, rngs=nnx.Rngs(1)))),),
     }
     whole = fit(tmp_path / "whole", **arguments)
     with pytest.raises(Interrupted):

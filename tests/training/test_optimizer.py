@@ -30,7 +30,7 @@ OBJECTIVES = (
     ("icl", (("scale", "raw"), ("weight", 1.0))),
 )
 TASKS = {
-    "clip": ContrastiveTask(CLIP, replace(CLIP, embed_dim=8), OBJECTIVES),
+    "clip": ContrastiveTask(CLIP, (replace(CLIP, embed_dim=8),), OBJECTIVES),
     "vqa": VQATask(
         VQAConfig(
             vision=CLIP.vision,

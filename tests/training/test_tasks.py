@@ -29,9 +29,9 @@ MODEL = VQAConfig(
     num_answers=5,
 )
 TASKS = {
-    "clip": ContrastiveTask(CLIP, None, (("clip", (("weight", 1.0),)),)),
+    "clip": ContrastiveTask(CLIP, (), (("clip", (("weight", 1.0),)),)),
     "mfd": ContrastiveTask(
-        CLIP, CLIP, (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
+        CLIP, (CLIP,), (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
     ),
     "vqa": VQATask(MODEL),
 }
@@ -111,8 +111,10 @@ def test_a_masked_image_is_what_the_student_sees_of_it(batch):
     said = trained.model.embeddings(
         preprocess(batch["image"], CLIP.vision), batch["text"]["student"]
     )
-    held = {**batch, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch, START)[0])
+    held = {**batch, "teacher": [{"image": said.image, "text": said.text}]}
+    loss = nnx.jit(
+        lambda trained, batch: task.loss(trained, (teacher,), batch, START)[0]
+    )
     keep = kept_patches(batch["bits"], CLIP.vision.num_patches)
     images = preprocess(batch["image"], CLIP.vision)
     masked = np.asarray(trained.model.encode_image(images, keep=keep), float)
@@ -132,27 +134,27 @@ BOTH = tuple(
 
 def test_a_bias_is_learnt_beside_a_student_that_has_none():
     for student, learnt in ((CLIP, True), (SIGMOID, False)):
-        task = ContrastiveTask(student, CLIP, BOTH)
+        task = ContrastiveTask(student, (CLIP,), BOTH)
         params = nnx.to_pure_dict(nnx.state(task.init(nnx.Rngs(0))))
         assert ("bias" in params.get("objective", {})) == learnt
         assert ("logit_bias" in params["model"]) != learnt
 
 
 def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
-    task = ContrastiveTask(CLIP, SIGMOID, BOTH)
+    task = ContrastiveTask(CLIP, (SIGMOID,), BOTH)
     trained = task.init(nnx.Rngs(0))
     teacher = nnx.to_pure_dict(nnx.state(CLIPModel(SIGMOID, rngs=nnx.Rngs(1))))
     images = preprocess(batch["image"], CLIP.vision)
     ids = batch["text"]["student"]
     said = nnx.merge(graph_of(CLIPModel, SIGMOID), teacher).embeddings(images, ids)
-    computed = {**batch, "text": {"student": ids, "teacher": ids}}
-    held = {**computed, "teacher": {"image": said.image, "text": said.text}}
+    computed = {**batch, "text": {"student": ids, "teacher_0": ids}}
+    held = {**computed, "teacher": [{"image": said.image, "text": said.text}]}
     loss = nnx.jit(lambda *given: task.loss(*given, START)[1]["siglip_distill"])
     scalars = {name: teacher[name] for name in ("logit_scale", "logit_bias")}
-    expected = float(loss(trained, teacher, computed))
-    assert float(loss(trained, scalars, held)) == pytest.approx(expected, rel=1e-4)
+    expected = float(loss(trained, (teacher,), computed))
+    assert float(loss(trained, (scalars,), held)) == pytest.approx(expected, rel=1e-4)
     other = {**scalars, "logit_bias": jnp.float32(-3)}
-    assert float(loss(trained, other, held)) != pytest.approx(expected, rel=1e-2)
+    assert float(loss(trained, (other,), held)) != pytest.approx(expected, rel=1e-2)
 
 
 # Without class tokens: pooled by a mean and by attention.
@@ -172,11 +174,12 @@ ESTIMATED = ("mean", "matrix")
 def test_what_is_estimated_stays_bit_for_bit_while_adaptors_learn(batch):
     spec = expand(PATCHES).items()
     objectives = tuple((name, tuple(sorted(x.items()))) for name, x in spec)
-    task = ContrastiveTask(MEAN, ATTENTIVE, objectives)
+    task = ContrastiveTask(MEAN, (ATTENTIVE,), objectives)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     program = build_program(task, OptimizerConfig(**OPTIMIZER), mesh)
     teacher = nnx.to_pure_dict(nnx.state(CLIPModel(ATTENTIVE, rngs=nnx.Rngs(1))))
-    texts = {"student": batch["text"]["student"], "teacher": batch["text"]["student"]}
+    ids = batch["text"]["student"]
+    seen = {**batch, "text": {"student": ids, "teacher_0": ids}}
     state = program.init(0, 3)
     rng = np.random.default_rng(4)
 
@@ -189,7 +192,7 @@ def test_what_is_estimated_stays_bit_for_bit_while_adaptors_learn(batch):
     before = jax.device_get(params["objective"])
     state = jax.device_put(replace(state, params=params), program.shardings)
     for _ in range(2):
-        state, metrics = program.step(state, teacher, {**batch, "text": texts})
+        state, metrics = program.step(state, (teacher,), seen)
     assert np.isfinite(metrics["loss"])
 
     def compare(path, old, new):
