@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from kdjax.errors import UserError
 
+# What stands for a set of objectives on a command line: a preset.
+PRESET = re.compile(r"--config\.objectives=(\w+)")
 # Settings that say how a run is watched and not what it computes.
 WATCHING = ("log_every", "wandb")
 NO_FUNCTION = "it has no function get_config()"
@@ -77,7 +79,10 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     file, _, argument = config.partition(":")
     path = f"{find_config(file)}{':' + argument if argument else ''}"
-    argv = ["kdjax", f"--config={path}", *overrides]
+    # In a file they are a mapping mostly, which no text may replace as other values.
+    presets = [x[1] for x in map(PRESET.fullmatch, overrides) if x]
+    others = [x for x in overrides if not PRESET.fullmatch(x)]
+    argv = ["kdjax", f"--config={path}", *others]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "", flag_values=values, sys_argv=argv
@@ -93,7 +98,19 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
             f"config {file}: its get_config() returns {values.config!r}; it must be a "
             "ml_collections.ConfigDict"
         )
+    if presets:
+        _choose_preset(values.config, presets[-1])
     return values.config
+
+
+def _choose_preset(config: ConfigDict, name: str) -> None:
+    if "objectives" not in config:
+        raise UserError(
+            f"there is no key 'objectives' to set to {name!r}; give one that the "
+            "config has"
+        )
+    with config.ignore_type():
+        config.objectives = name
 
 
 def _one_line(error: Exception) -> str:

@@ -46,6 +46,20 @@ def test_overrides_keep_their_types():
         load_config("configs/pretrain/easy_vqa.py", ["--config.steps=seven"])
 
 
+def test_a_preset_replaces_the_objectives_of_a_file():
+    said = ["--config.objectives=clip_kd", "--config.steps=7"]
+    config = load_config("configs/distill/easy_vqa.py", said)
+    assert (config.objectives, config.steps) == ("clip_kd", 7)
+    with pytest.raises(UserError, match="no key 'objectives' to set to 'clip_kd'"):
+        load_config("configs/vqa/easy_vqa.py", ["--config.objectives=clip_kd"])
+
+
+def test_a_schedule_of_a_file_can_be_changed_key_by_key():
+    said = ["--config.objectives.crd.weight.until=0.5"]
+    config = load_config("configs/distill/early_stop.py", said)
+    assert config.objectives.crd.weight.until == 0.5
+
+
 def test_the_hash_names_what_is_computed_and_not_how_it_is_watched():
     one = load_config("configs/pretrain/easy_vqa.py")
     two = load_config("configs/pretrain/easy_vqa.py", ["--config.log_every=1"])

@@ -181,8 +181,8 @@ def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
     wanted = tuple(word.strip() for word in str(given).split(","))
     if len(wanted) not in (1, teachers):
         raise UserError(
-            f"teacher_scale is {given!r} and there are {teachers} teachers; give one "
-            "scale for all, or one for each, joined by commas"
+            f"teacher_scale is {given!r}, {len(wanted)} of them, and the number of "
+            f"teachers is {teachers}; give one for all, or as many joined by commas"
         )
     for one in wanted:
         if not _is_scale(one):

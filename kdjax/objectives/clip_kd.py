@@ -16,13 +16,14 @@ from kdjax.objectives.contrastive import (
     student_logits,
     teacher_logits,
 )
+from kdjax.objectives.schedules import Scalar
 
 
 def crd_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> Float[Array, ""]:
     """Return KL(softmax of the teacher's logits || softmax of the student's) both ways.
 
@@ -108,7 +109,7 @@ def cross_kd_loss(
     teacher: Embeddings,
     *,
     scale: Float[Array, ""],
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> Float[Array, ""]:
     """Return KL(softmax L' || softmax(c n(PI) n(T')^T)) and that of texts, averaged.
 
@@ -132,7 +133,7 @@ def gd_loss(
     teacher: Embeddings,
     *,
     form: str = "unit",
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> Float[Array, ""]:
     """Return the squared distance between both sides' gradients of `clip_loss`.
 

@@ -14,6 +14,7 @@ from kdjax.models.config import TransformerConfig
 from kdjax.objectives.parts import Parts, learnt_bias
 from kdjax.objectives.patches import Patches, build_patches
 from kdjax.objectives.registry import REGISTRY, Entry, Spec, expand
+from kdjax.objectives.schedules import Scalar, Schedule, value_at
 
 
 class Objective(nnx.Module):
@@ -60,9 +61,11 @@ class Objective(nnx.Module):
         self,
         student: Embeddings,
         teacher: Embeddings | tuple[Embeddings, ...] | None = None,
-        progress: Float[Array, ""] | float | None = None,
+        progress: Scalar | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Return the weighted sum and each objective's unweighted value.
+
+        Beside it, as `<name>_weight`, is a weight that a schedule gives.
 
         Args:
             student: of the global batch; the only side that gets a gradient.
@@ -77,15 +80,18 @@ class Objective(nnx.Module):
             teacher = ()
         given = (teacher,) if isinstance(teacher, Embeddings) else teacher
         frozen = jax.tree.map(jax.lax.stop_gradient, given)
+        progress = 0.0 if progress is None else progress
         # Once for all, so that the gradients of several uses add up in float32 too.
         student = jax.tree.map(lambda x: x.astype(jnp.float32), student)
         terms: dict[str, Array] = {}
         total = jnp.float32(0)
         for name, pairs in self.spec:
-            options = dict(pairs)
+            options = {key: value_at(value, progress) for key, value in pairs}
             weight = options.pop("weight")
             terms[name] = self._term(REGISTRY[name], options, student, frozen)
             total = total + weight * terms[name]
+            if isinstance(dict(pairs)["weight"], Schedule):
+                terms[f"{name}_weight"] = weight
         return total, terms
 
     def wanted(self, place: int = 0) -> Wanted:

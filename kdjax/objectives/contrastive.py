@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
+from kdjax.objectives.schedules import Scalar
 
 # The square of the smallest norm that is divided by.
 TINY = 1e-24
@@ -23,7 +24,7 @@ def normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 def pair_logits(
     rows: Float[Array, "B D"],
     columns: Float[Array, "B D"],
-    scale: Float[Array, ""] | float,
+    scale: Scalar,
 ) -> Float[Array, "B B"]:
     """Return the scaled cosine of every row with every column."""
     cosines = jnp.matmul(
@@ -40,15 +41,13 @@ def student_logits(student: Embeddings) -> Float[Array, "B B"]:
 
 
 def teacher_logits(
-    teacher: Embeddings, teacher_scale: str | float
+    teacher: Embeddings, teacher_scale: str | Scalar
 ) -> Float[Array, "B B"]:
     """Return L' = s' n(I') n(T')^T, its s' chosen as `scale_of` says."""
     return pair_logits(teacher.image, teacher.text, scale_of(teacher, teacher_scale))
 
 
-def scale_of(
-    teacher: Embeddings, teacher_scale: str | float
-) -> Float[Array, ""] | float:
+def scale_of(teacher: Embeddings, teacher_scale: str | Scalar) -> Scalar:
     """Return the logit scale of a teacher's soft targets.
 
     Args:

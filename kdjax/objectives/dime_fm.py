@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import pair_logits
 from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.schedules import Scalar
 
 # Of the released code: all similarities are so many times the cosine.
 SCALE = 100.0
@@ -17,8 +18,8 @@ def dime_fm_loss(
     *,
     image_text: float = 0.7,
     image_image: float = 0.3,
-    image_text_temperature: float = 1.0,
-    image_image_temperature: float = 3.0,
+    image_text_temperature: Scalar = 1.0,
+    image_image_temperature: Scalar = 3.0,
 ) -> Float[Array, ""]:
     """Return a (KL of images to texts + KL of texts to images) + 2 b KL of images.
 
@@ -40,7 +41,7 @@ def dime_fm_loss(
     # Both are used twice, and their gradients are to meet in float32.
     images = [side.image.astype(jnp.float32) for side in (teacher, student)]
 
-    def logits(columns: Array, temperature: float) -> list[Array]:
+    def logits(columns: Array, temperature: Scalar) -> list[Array]:
         return [pair_logits(rows, columns, SCALE / temperature) for rows in images]
 
     theirs, ours = logits(teacher.text, image_text_temperature)

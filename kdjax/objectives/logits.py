@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import normalize, pair_logits, scale_of
 from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.schedules import Scalar
 
 # Cosines that differ by less are equal in float32.
 EQUAL = 1e-6
@@ -23,8 +24,8 @@ def dist_loss(
     *,
     beta: float = 2.0,
     gamma: float = 2.0,
-    temperature: float = 1.0,
-    teacher_scale: str | float = "calibrated",
+    temperature: Scalar = 1.0,
+    teacher_scale: str | Scalar = "calibrated",
 ) -> Float[Array, ""]:
     """Return t^2 (b (1 - r over rows) + g (1 - r over columns)), both ways.
 
@@ -86,7 +87,7 @@ def _deviations(
 
 
 def logit_std_loss(
-    student: Embeddings, teacher: Embeddings, *, temperature: float = 2.0
+    student: Embeddings, teacher: Embeddings, *, temperature: Scalar = 2.0
 ) -> Float[Array, ""]:
     """Return t^2 KL(softmax(z(L') / t) || softmax(z(L) / t)) both ways.
 

@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from kdjax.errors import UserError
+from kdjax.objectives.schedules import Schedule, check_schedule
 
-Value = str | float
+Value = str | float | Schedule
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Option:
         least: the smallest number that it may be; None where it is never a number.
         most: the largest.
         pattern: what other text it may be matches; the default shows it.
+        scheduled: whether a schedule of such numbers may stand in their place.
     """
 
     default: Value
@@ -29,9 +31,16 @@ class Option:
     least: float | None = None
     most: float = math.inf
     pattern: str | None = None
+    scheduled: bool = False
 
     def check(self, what: str, value: Any) -> None:
         """Raise a UserError that says what `what` may be, unless it may be `value`."""
+        if self.scheduled and isinstance(value, Mapping | Schedule):
+            given = check_schedule(what, value)
+            number = replace(self, choices=(), scheduled=False)
+            for end in ("start", "end"):
+                number.check(f"the {end} of {what}", given[end])
+            return
         if isinstance(value, str) and self._is_text(value):
             return
         least = math.inf if self.least is None else self.least
@@ -49,6 +58,17 @@ class Option:
     def _is_text(self, value: str) -> bool:
         matches = self.pattern is not None and re.fullmatch(self.pattern, value)
         return value in self.choices or bool(matches)
+
+
+def static(value: Any) -> Value:
+    """Return a checked value as it may be a static argument of a jitted step."""
+    if isinstance(value, str | Schedule):
+        return value
+    if isinstance(value, Mapping):
+        given: dict[str, Any] = {key: static(item) for key, item in value.items()}
+        return Schedule(**given)
+    # A 2 is a 2.0, so that both make the same.
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.dime_fm import dime_fm_loss
 from kdjax.objectives.layers import LAYERS
 from kdjax.objectives.logits import dist_loss, logit_std_loss
-from kdjax.objectives.options import Option, check_options, unknown
+from kdjax.objectives.options import Option, check_options, static, unknown
 from kdjax.objectives.principal import principal_loss
 from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
 from kdjax.objectives.representation import cka_loss, procrustes_loss
@@ -71,8 +71,10 @@ class Entry:
     learns: tuple[str, ...] = ()
 
 
-WEIGHT = Option(1.0, least=0.0)
-TEACHER_SCALE = Option("calibrated", choices=("calibrated", "own"), least=1e-6)
+WEIGHT = Option(1.0, least=0.0, scheduled=True)
+TEACHER_SCALE = Option(
+    "calibrated", choices=("calibrated", "own"), least=1e-6, scheduled=True
+)
 SCALE_FORM = Option("raw", choices=("raw", "exp"))
 
 FD = Entry(
@@ -91,7 +93,7 @@ def factor(default: float) -> Option:
 
 def temperature(default: float) -> Option:
     """Return the option of what logits are divided by."""
-    return Option(default, least=1e-3)
+    return Option(default, least=1e-3, scheduled=True)
 
 
 TOKENS = {
@@ -130,7 +132,9 @@ REGISTRY: Mapping[str, Entry] = {
     "affinity": Entry(
         affinity_loss,
         options={
-            "student_scale": Option("own", choices=("own",), least=1e-6),
+            "student_scale": Option(
+                "own", choices=("own",), least=1e-6, scheduled=True
+            ),
             "teacher_scale": TEACHER_SCALE,
             "image_image": factor(0.0),
             "text_text": factor(0.0),
@@ -218,7 +222,7 @@ REGISTRY: Mapping[str, Entry] = {
     "principal": Entry(
         principal_loss,
         weight=3.9,
-        options={"components": Option(1.0, least=1e-6, most=1.0)},
+        options={"components": Option(1.0, least=1e-6, most=1.0, scheduled=True)},
         learns=("projection", "basis"),
     ),
 }
@@ -275,8 +279,6 @@ def _filled(name: str, given: Any) -> dict[str, Any]:
     entry = REGISTRY[name]
     check_options(name, given, {"weight": WEIGHT, **entry.options})
     defaults = {key: option.default for key, option in entry.options.items()}
-    # A 2 is a 2.0, so that both make the same static argument of a jitted step.
-    numbers = {k: v if isinstance(v, str) else float(v) for k, v in given.items()}
-    chosen = {**defaults, **numbers}
+    chosen = {**defaults, **{key: static(value) for key, value in given.items()}}
     fitting = [w for (key, choice), w in entry.weights.items() if chosen[key] == choice]
     return {"weight": fitting[0] if fitting else entry.weight, **chosen}

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import normalize, pair_logits
 from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.schedules import Scalar
 
 # The square of the distance at which rows of length one are alike in float32.
 ALIKE = 1e-12
@@ -35,7 +36,7 @@ def similarity_loss(
     teacher: Embeddings,
     *,
     form: str = "mse",
-    temperature: float = 0.07,
+    temperature: Scalar = 0.07,
 ) -> Float[Array, ""]:
     """Return how far n(I) n(I)^T is from the teacher's off the diagonal; of texts too.
 

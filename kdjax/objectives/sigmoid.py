@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.contrastive import student_logits, teacher_logits
+from kdjax.objectives.schedules import Scalar
 
 
 def siglip_loss(student: Embeddings) -> Float[Array, ""]:
@@ -26,9 +27,9 @@ def siglip_distill_loss(
     student: Embeddings,
     teachers: tuple[Embeddings, ...],
     *,
-    temperature: float = 1.0,
+    temperature: Scalar = 1.0,
     form: str = "soft",
-    teacher_scale: str | float = "own",
+    teacher_scale: str | Scalar = "own",
     teacher_bias: str | float = "own",
 ) -> Float[Array, ""]:
     """Return the cross-entropy of pairs' matches against the teacher's, over B.

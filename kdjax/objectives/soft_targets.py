@@ -14,13 +14,14 @@ from kdjax.objectives.contrastive import (
     teacher_logits,
 )
 from kdjax.objectives.divergence import row_divergences
+from kdjax.objectives.schedules import Scalar
 
 
 def open_clip_distill_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
 ) -> Float[Array, ""]:
     """Return -sum softmax(L') log softmax(L) over columns, both ways, mean over rows.
 
@@ -42,7 +43,7 @@ def multi_teacher_loss(
     student: Embeddings,
     teachers: tuple[Embeddings, ...],
     *,
-    teacher_scale: str | float = "calibrated",
+    teacher_scale: str | Scalar = "calibrated",
     average: str = "probabilities",
 ) -> Float[Array, ""]:
     """Return KL(mean over teachers of softmax L'_k || softmax L) both ways.
@@ -75,8 +76,8 @@ def affinity_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    student_scale: str | float = "own",
-    teacher_scale: str | float = "calibrated",
+    student_scale: str | Scalar = "own",
+    teacher_scale: str | Scalar = "calibrated",
     image_image: float = 0.0,
     text_text: float = 0.0,
 ) -> Float[Array, ""]:

@@ -93,13 +93,18 @@ def stop_at_six(step, steps, loss):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_what_objectives_learn_and_mask_goes_on_too(fit, tokenizer, program, tmp_path):
+def test_what_objectives_learn_mask_and_schedule_goes_on_too(
+    fit, tokenizer, program, tmp_path
+):
     """In the released code of CLIP-KD heads and scales are not saved."""
     student = with_vocabulary(
         architecture("nano-16"), tokenizer.vocab_size, tokenizer.eos_id
     )
     teacher = replace(student, embed_dim=2 * student.embed_dim)
-    given = expand({name: {} for name in ("fd", "mfd", "icl", "afd", "siglip")})
+    given = expand(
+        {name: {} for name in ("fd", "mfd", "afd", "siglip")}
+        | {"icl": {"weight": {"start": 1, "end": 0, "until": 0.75}}}
+    )
     objectives = tuple((k, tuple(sorted(v.items()))) for k, v in given.items())
     task = ContrastiveTask(student, (teacher,), objectives)
     arguments = {
@@ -115,6 +120,9 @@ def test_what_objectives_learn_and_mask_goes_on_too(fit, tokenizer, program, tmp
     assert set(learnt) == {"parts", "bias"}
     assert set(parts) == {"projection", "scale", "fusion"}
     assert float(learnt["bias"]) != -10
+    for row in read_metrics(epath.Path(tmp_path / "stopped")):
+        expected = max(0, 1 - (row["step"] - 1) / LOOP.steps / 0.75)
+        assert row["icl_weight"] == pytest.approx(expected, abs=1e-6)
     assert float(parts["scale"]) != float(parts["fusion"]["scale"])
 
 

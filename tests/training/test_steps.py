@@ -164,6 +164,31 @@ def test_the_state_counts_its_steps(program, mesh, batch):
         assert (int(state.step), int(state.steps)) == (done, STEPS)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Tells the progress that it is given."""
+
+    def init(self, rngs):
+        return Sharp()
+
+    def loss(self, trained, frozen, batch, progress):
+        return trained.logit_scale[...], {"progress": progress}
+
+
+def test_the_progress_is_the_share_of_the_steps_that_are_made(mesh):
+    """It is the state's, so it goes on where a run does, and follows its length."""
+    program = build_program(Told(), CONFIG, mesh)
+    state, told = program.init(0, 4), []
+    for _ in range(3):
+        state, metrics = program.step(state, None, {})
+        told.append(float(metrics["progress"]))
+    assert told == [0, 0.25, 0.5]
+    longer = replace(state, steps=jnp.int32(6))
+    assert float(program.step(longer, None, {})[1]["progress"]) == 0.5
+    empty = program.init(0, 0)
+    assert float(program.step(empty, None, {})[1]["progress"]) == 0
+
+
 def test_a_seed_is_a_start(program):
     first, again, other = (flat(program.init(seed, 5).params) for seed in (1, 1, 2))
     for name, x in first.items():
