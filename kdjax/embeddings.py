@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float, UInt32
 
+# Fields of `Embeddings`, each with its layers, or with none where it has none.
+Wanted = tuple[tuple[str, tuple[int, ...]], ...]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Embeddings:
     image_tokens: Float[Array, "B N W"] | None = None
     text_tokens: Float[Array, "B L W2"] | None = None
     image_hidden: Float[Array, "layers B M W"] | None = None
-    image_attention: Float[Array, "layers B H M M"] | None = None
+    image_attention: Float[Array, "layers2 B H M M"] | None = None
     masked_image: Float[Array, "B D"] | None = None
     text_id: UInt32[Array, "B K"] | None = None
     class_logits: Float[Array, "B C"] | None = None

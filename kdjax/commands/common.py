@@ -121,7 +121,7 @@ def score_zero_shot(
     return zero_shot_accuracy(params, config, batches, prompts)
 
 
-def put_into(params: Params, given: Mapping[str, Any]) -> Params:
+def put_into(params: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return `params` with the given subtree in place of its own leaves."""
     merged = dict(params)
     for key, value in given.items():

@@ -22,6 +22,7 @@ from kdjax.commands.models import (
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
+from kdjax.commands.statistics import estimate_statistics
 from kdjax.commands.teacher import Teacher, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
@@ -66,14 +67,16 @@ def _run(
     format_of(student_config)  # it is refused now rather than in the end
     length = config.caption_length
     check_caption_length(length, student_config)
-    taught = make_ready(teachers, config)
-    del teachers  # where their outputs are held nothing else is needed of them
     objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
-        taught.configs,
+        tuple(teacher.config for teacher in teachers),
         tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
     )
+    objective = task.objective_shapes()
+    statistics = estimate_statistics(teachers, source, objective)
+    taught = make_ready(teachers, config, objective)
+    del teachers  # where their outputs are held nothing else is needed of them
     host = this_host()
     batches = contrastive_batches(
         source,
@@ -85,8 +88,11 @@ def _run(
     )
 
     def warm_start(params: Params) -> Params:
-        given = student.params
-        return params if given is None else put_into(params, {"model": given})
+        if student.params is not None:
+            params = put_into(params, {"model": student.params})
+        for of_teacher in statistics:
+            params = put_into(params, {"objective": of_teacher})
+        return params
 
     state, seconds = fit(
         config,

@@ -16,15 +16,23 @@ from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
+from kdjax.embeddings import Wanted
 from kdjax.errors import UserError
-from kdjax.evaluation.embedding import embed_images, embed_texts
+from kdjax.evaluation.embedding import (
+    bytes_of_image,
+    embed_images,
+    embed_texts,
+    see_images,
+)
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import match_entropy
+from kdjax.objectives import Objective, match_entropy
 
 # Batches of held-out pairs whose entropy is matched.
 CALIBRATION_BATCHES = 8
 # All that a step needs of a teacher whose outputs are held.
 SCALARS = ("logit_scale", "logit_bias")
+# More is not held in memory.
+MOST_HELD_GIB = 32
 
 Batch = dict[str, Any]
 
@@ -71,6 +79,13 @@ class Teacher:
         images = np.stack([source[row].image for row in rows])
         return embed_images(self.params, images, config=self.config)
 
+    def see_rows(
+        self, source: Source, rows: Sequence[int], wanted: Wanted
+    ) -> dict[str, np.ndarray]:
+        """Return fields of the embeddings of a source's images, before any layers."""
+        images = np.stack([source[row].image for row in rows])
+        return see_images(self.params, images, config=self.config, wanted=wanted)
+
 
 @dataclass(frozen=True)
 class Taught:
@@ -91,7 +106,9 @@ class Taught:
     scales: tuple[float | None, ...]
 
 
-def make_ready(teachers: Sequence[Teacher], config: ConfigDict) -> Taught:
+def make_ready(
+    teachers: Sequence[Teacher], config: ConfigDict, objective: Objective
+) -> Taught:
     """Calibrate teachers, and hold their outputs where the config asks for it.
 
     What is returned then keeps nothing of their towers.
@@ -99,11 +116,12 @@ def make_ready(teachers: Sequence[Teacher], config: ConfigDict) -> Taught:
     wanted = wanted_scales(config.teacher_scale, len(teachers)) if teachers else ()
     scales = tuple(map(partial(calibrated_scale, config), teachers, wanted))
     held = bool(teachers) and config.teacher_outputs == "held"
+    beside = [objective.wanted(place) for place in range(len(teachers))]
     return Taught(
         tuple(teacher.config for teacher in teachers),
         tuple(map(partial(_frozen, held=held), teachers, scales)),
         {} if held else _tokenizers(teachers),
-        hold_outputs(teachers, source_of(config, "train")) if held else None,
+        hold_outputs(teachers, source_of(config, "train"), beside) if held else None,
         scales,
     )
 
@@ -182,23 +200,52 @@ def _is_scale(wanted: str) -> bool:
         return False
 
 
+def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:
+    """Check that what is wanted of so many images can be held in memory.
+
+    Raises:
+        UserError: it is too much.
+    """
+    each = bytes_of_image(teacher.params, config=teacher.config, wanted=wanted)
+    size = each * images / 2**30
+    if size > MOST_HELD_GIB:
+        fields = " and ".join(field for field, _ in wanted)
+        raise UserError(
+            f"to hold {fields} of {images} images takes {size:.0f} GiB, and at most "
+            f"{MOST_HELD_GIB} are held: set teacher_outputs to computed, or compare "
+            "fewer layers"
+        )
+
+
 def hold_outputs(
-    teachers: Sequence[Teacher], source: Source
+    teachers: Sequence[Teacher], source: Source, wanted: Sequence[Wanted]
 ) -> Callable[[Batch], Batch]:
-    """Compute teachers' outputs once; return what puts them into a batch."""
+    """Compute teachers' outputs once; return what puts them into a batch.
+
+    Args:
+        teachers: to be heard.
+        source: of images and captions.
+        wanted: of each teacher beside its embeddings.
+    """
+    fields = [(("image", ()), *each) for each in wanted]
+    for teacher, each in zip(teachers, fields, strict=True):
+        check_held(teacher, each, len(source))
     captions = [source[i].captions for i in range(len(source))]
     row_of = {
         text: row for row, text in enumerate(sorted({*itertools.chain(*captions)}))
     }
     texts = [teacher.embed_captions(list(row_of)) for teacher in teachers]
-    images = [teacher.embed_source(source, len(source)) for teacher in teachers]
+    seen = [
+        teacher.see_rows(source, range(len(source)), each)
+        for teacher, each in zip(teachers, fields, strict=True)
+    ]
 
     def put(batch: Batch) -> Batch:
         chosen = zip(batch["index"].tolist(), batch["caption"].tolist(), strict=True)
         rows = [row_of[captions[index][caption]] for index, caption in chosen]
         outputs = [
-            {"image": image[batch["index"]], "text": text[rows]}
-            for image, text in zip(images, texts, strict=True)
+            {**{k: x[batch["index"]] for k, x in of.items()}, "text": text[rows]}
+            for of, text in zip(seen, texts, strict=True)
         ]
         return {**batch, "teacher": outputs}
 

@@ -2,12 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from kdjax.embeddings import Wanted
 from kdjax.models import CLIP, CLIPConfig, Params, graph_of
 from kdjax.models.clip import preprocess
 
@@ -38,6 +41,57 @@ def embed_images(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("config", "wanted"))
+def _image_fields(
+    params: Params,
+    images: UInt8[Array, "B H W 3"],
+    *,
+    config: CLIPConfig,
+    wanted: Wanted,
+) -> dict[str, Array]:
+    clip = nnx.merge(graph_of(CLIP, config), params)
+    seen = clip.see(
+        preprocess(images, config.vision),
+        tokens=True,
+        hidden="image_hidden" in dict(wanted),
+        attention="image_attention" in dict(wanted),
+    )
+    return {
+        field: jnp.stack([seen[field][layer] for layer in layers], axis=1)
+        if layers
+        else seen[field]
+        for field, layers in wanted
+    }
+
+
+def bytes_of_image(params: Params, *, config: CLIPConfig, wanted: Wanted) -> int:
+    """Return what `see_images` gives for each image, in bytes."""
+    size = config.vision.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+    see = functools.partial(_image_fields, config=config, wanted=wanted)
+    shapes = jax.tree.leaves(jax.eval_shape(see, params, image))
+    return sum(x.size * x.dtype.itemsize for x in shapes)
+
+
+def see_images(
+    params: Params,
+    images: UInt8[np.ndarray, "N H W 3"],
+    *,
+    config: CLIPConfig,
+    wanted: Wanted,
+) -> dict[str, np.ndarray]:
+    """Return fields of images' `Embeddings`; images come before layers.
+
+    Args:
+        params: of the model.
+        images: to look at.
+        config: of the model.
+        wanted: such as (("image", ()), ("image_hidden", (3, 7))), layers from 0.
+    """
+    see = functools.partial(_image_fields, config=config, wanted=wanted)
+    return in_batches(see, params, images)
+
+
 def embed_texts(
     params: Params, input_ids: Int[np.ndarray, "N L"], *, config: CLIPConfig
 ) -> Float[np.ndarray, "N D"]:
@@ -47,9 +101,7 @@ def embed_texts(
     )
 
 
-def in_batches(
-    embed: Callable[..., Array], params: Params, rows: np.ndarray
-) -> Float[np.ndarray, "N ..."]:
+def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> Any:
     """Apply a jitted function in batches of one size, so that it compiles once."""
     missing = -len(rows) % BATCH
     whole = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
@@ -57,4 +109,4 @@ def in_batches(
         jax.device_get(embed(params, part))
         for part in np.split(whole, len(whole) // BATCH)
     ]
-    return np.concatenate(parts)[: len(rows)]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)

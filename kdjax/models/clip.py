@@ -102,18 +102,31 @@ class CLIP(nnx.Module):
         attention: bool = False,
     ) -> Embeddings:
         """Return what objectives take; the flags ask for more than embeddings."""
-        vision = self.vision(images, hidden=hidden, attention=attention)
         text = self.text(input_ids, attention_mask)
         return Embeddings(
-            image=self._project(vision.pooled),
+            **self.see(images, tokens=tokens, hidden=hidden, attention=attention),
             text=self.text_projection(text.pooled),
             logit_scale=jnp.exp(self.logit_scale[...]),
             logit_bias=None if self.logit_bias is None else self.logit_bias[...],
-            image_tokens=vision.tokens if tokens else None,
             text_tokens=text.tokens if tokens else None,
-            image_hidden=vision.trace.hidden,
-            image_attention=vision.trace.attention,
         )
+
+    def see(
+        self,
+        images: Float[Array, "B H W 3"],
+        *,
+        tokens: bool = False,
+        hidden: bool = False,
+        attention: bool = False,
+    ) -> dict[str, Any]:
+        """Return the fields of `embeddings` that are of images."""
+        vision = self.vision(images, hidden=hidden, attention=attention)
+        return {
+            "image": self._project(vision.pooled),
+            "image_tokens": vision.tokens if tokens else None,
+            "image_hidden": vision.trace.hidden,
+            "image_attention": vision.trace.attention,
+        }
 
     def __call__(
         self,

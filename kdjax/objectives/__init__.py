@@ -3,12 +3,15 @@
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.calibration import match_entropy, mean_row_entropy
 from kdjax.objectives.combine import Objective, build_objective
+from kdjax.objectives.estimate import estimate, estimated
 from kdjax.objectives.registry import expand, objective_names, preset_names
 
 __all__ = [
     "Embeddings",
     "Objective",
     "build_objective",
+    "estimate",
+    "estimated",
     "expand",
     "match_entropy",
     "mean_row_entropy",

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kdjax.embeddings import Embeddings
+from kdjax.embeddings import Embeddings, Wanted
 from kdjax.errors import UserError
+from kdjax.models.config import TransformerConfig
 from kdjax.objectives.pairs import PairSum, evaluate
 from kdjax.objectives.parts import Parts, learnt_bias
+from kdjax.objectives.patches import Patches, build_patches
 from kdjax.objectives.registry import REGISTRY, Entry, Spec, expand
 from kdjax.objectives.schedules import Scalar, Schedule, value_at
 
@@ -23,6 +25,7 @@ class Objective(nnx.Module):
     Attributes:
         needs: fields of the student's embeddings beside image, text and scalars.
         parts: what is learnt of each teacher; there is one where there is no teacher.
+        patches: what is learnt of each teacher's patches, where any are compared.
         bias: the student's logit bias, if one is learnt.
     """
 
@@ -32,6 +35,8 @@ class Objective(nnx.Module):
         student_width: int,
         teacher_width: int | tuple[int, ...] | None,
         student_bias: bool,
+        student_vision: TransformerConfig | None,
+        teacher_vision: TransformerConfig | tuple[TransformerConfig, ...] | None,
         block_rows: int | None,
         *,
         rngs: nnx.Rngs,
@@ -48,6 +53,9 @@ class Objective(nnx.Module):
         widths = teacher_width if isinstance(teacher_width, tuple) else (teacher_width,)
         self.parts = nnx.List(
             [Parts(learnt, student_width, width, rngs=rngs) for width in widths]
+        )
+        self.patches = nnx.List(
+            build_patches(chosen, student_vision, teacher_vision, rngs=rngs)
         )
         self.bias = nnx.data(
             learnt_bias() if "bias" in learnt and not student_bias else None
@@ -96,6 +104,10 @@ class Objective(nnx.Module):
         terms |= {f"{name}_weight": weights[name] for name in moving}
         return total, terms
 
+    def wanted(self, place: int = 0) -> Wanted:
+        """Return what is needed of one of the teachers beside its embeddings."""
+        return self.patches[place].wanted() if self.patches else ()
+
     def _refuse_without_teacher(self) -> None:
         for name, _ in self.spec:
             if REGISTRY[name].needs_teacher:
@@ -120,15 +132,11 @@ class Objective(nnx.Module):
             return entry.function(student, **options)
         if entry.takes_all:
             return entry.function(student, teachers, **options)
+        patches = self.patches or [None] * len(teachers)
+        own = projected if "projection" in entry.learns else [student] * len(teachers)
         values = [
-            _against(
-                entry,
-                options,
-                own if "projection" in entry.learns else student,
-                teacher,
-                parts,
-            )
-            for own, teacher, parts in zip(projected, teachers, self.parts, strict=True)
+            _against(entry, options, *of_one)
+            for of_one in zip(own, teachers, self.parts, patches, strict=True)
         ]
         return sum(values[1:], start=values[0]) / len(values)
 
@@ -139,9 +147,17 @@ def _against(
     student: Embeddings,
     teacher: Embeddings,
     parts: Parts,
+    patches: Patches | None,
 ) -> Array | PairSum:
     """Return an objective's value against one teacher, with what is learnt of it."""
     learnt: dict[str, Any] = {}
+    if patches is not None:
+        student, teacher = patches.compared(student, teacher, entry.needs)
+        options = {k: v for k, v in options.items() if k != "layers"}
+        learnt |= {"adaptor": patches.tokens} if "tokens" in entry.learns else {}
+        learnt |= {"adaptors": patches.hidden} if "hidden" in entry.learns else {}
+    if "basis" in entry.learns:
+        learnt["basis"] = parts.basis
     if "scale" in entry.learns:
         assert parts.scale is not None
         learnt["scale"] = _in_form(parts.scale, options["scale"])
@@ -167,6 +183,8 @@ def build_objective(
     student_width: int,
     teacher_width: int | tuple[int, ...] | None = None,
     student_bias: bool = False,
+    student_vision: TransformerConfig | None = None,
+    teacher_vision: TransformerConfig | tuple[TransformerConfig, ...] | None = None,
     block_rows: int | None = None,
     rngs: nnx.Rngs,
 ) -> Objective:
@@ -178,6 +196,9 @@ def build_objective(
         teacher_width: of the teacher's, or of each of several; None without a teacher.
         student_bias: whether the student has a logit bias; if not, an objective that
             needs one learns it.
+        student_vision: config of the student's vision tower, for objectives that
+            compare patches or layers.
+        teacher_vision: of the teacher's, or of each of several.
         block_rows: of all pairs, how many rows at a time are gone through; None for
             what suits the batch.
         rngs: for what objectives learn, such as heads where widths differ.
@@ -186,5 +207,12 @@ def build_objective(
         UserError: an unknown name or option, a bad value, or a missing teacher.
     """
     return Objective(
-        spec, student_width, teacher_width, student_bias, block_rows, rngs=rngs
+        spec,
+        student_width,
+        teacher_width,
+        student_bias,
+        student_vision,
+        teacher_vision,
+        block_rows,
+        rngs=rngs,
     )

@@ -10,7 +10,7 @@ from kdjax.objectives.schedules import Scalar
 TINY = 1e-24
 
 
-def normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Return rows of length one in float32; a zero row stays zero, its gradient too."""
     x = x.astype(jnp.float32)
     squares = jnp.sum(x * x, -1, keepdims=True)

@@ -1,6 +1,7 @@
 """The options of objectives: defaults, what is allowed, and what a spec gives."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -20,12 +21,16 @@ class Option:
         default: where a spec says nothing.
         choices: the names that it may be.
         least: the smallest number that it may be; None where it is never a number.
+        most: the largest.
+        pattern: what other text it may be matches; the default shows it.
         scheduled: whether a schedule of such numbers may stand in their place.
     """
 
     default: Value
     choices: tuple[str, ...] = ()
     least: float | None = None
+    most: float = math.inf
+    pattern: str | None = None
     scheduled: bool = False
 
     def check(self, what: str, value: Any) -> None:
@@ -36,14 +41,23 @@ class Option:
             for end in ("start", "end"):
                 number.check(f"the {end} of {what}", given[end])
             return
-        if isinstance(value, str) and value in self.choices:
+        if isinstance(value, str) and self._is_text(value):
             return
-        if self.least is not None and _is_number(value) and value >= self.least:
+        least = math.inf if self.least is None else self.least
+        if _is_number(value) and least <= value <= self.most:
             return
         allowed = [repr(choice) for choice in self.choices]
-        if self.least is not None:
+        if self.pattern is not None:
+            allowed.append(f"text such as {self.default!r}")
+        if self.least is not None and self.most < math.inf:
+            allowed.append(f"a number from {self.least:g} to {self.most:g}")
+        elif self.least is not None:
             allowed.append(f"a number of at least {self.least:g}")
         raise UserError(f"{what} is {value!r}; give {' or '.join(allowed)}")
+
+    def _is_text(self, value: str) -> bool:
+        matches = self.pattern is not None and re.fullmatch(self.pattern, value)
+        return value in self.choices or bool(matches)
 
 
 def static(value: Any) -> Value:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdjax.embeddings import Embeddings
+from kdjax.objectives.adaptors import Basis
 
 # ln(1 / 0.07), where CLIP-KD's released code starts the scales that it learns.
 LEARNT_SCALE_INIT = 2.6592600369327783
@@ -53,7 +54,7 @@ class Fusion(Heads):
 
 
 class Parts(nnx.Module):
-    """What objectives learn of one teacher: heads, fusion heads, a scale; or None."""
+    """What there is of one teacher: heads, fusion heads, a scale, a basis; or None."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Parts(nnx.Module):
             else None
         )
         self.scale = nnx.data(learnt_scale() if "scale" in learnt else None)
+        self.basis = nnx.data(Basis(teacher_width) if "basis" in learnt else None)
 
     def project(self, student: Embeddings) -> Embeddings:
         """Return the student in the teacher's width."""

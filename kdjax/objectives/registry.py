@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Array
 
 from kdjax.errors import UserError
+from kdjax.objectives.attention import attention_loss
 from kdjax.objectives.clip_kd import (
     afd_loss,
     crd_loss,
@@ -18,9 +19,11 @@ from kdjax.objectives.clip_kd import (
 from kdjax.objectives.contrastive import clip_loss
 from kdjax.objectives.dime_fm import dime_fm_loss
 from kdjax.objectives.gradients import gd_loss
+from kdjax.objectives.layers import LAYERS
 from kdjax.objectives.logits import dist_loss, logit_std_loss
 from kdjax.objectives.options import Option, check_options, static, unknown
 from kdjax.objectives.pairs import PairSum
+from kdjax.objectives.principal import principal_loss
 from kdjax.objectives.relational import pkt_loss, rkd_loss, similarity_loss
 from kdjax.objectives.representation import cka_loss, procrustes_loss
 from kdjax.objectives.sigmoid import siglip_distill_loss, siglip_loss
@@ -29,6 +32,7 @@ from kdjax.objectives.soft_targets import (
     multi_teacher_loss,
     open_clip_distill_loss,
 )
+from kdjax.objectives.tokens import hidden_loss, tokens_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
@@ -49,11 +53,13 @@ class Entry:
         needs_teacher: whether the teacher is an argument.
         takes_all: whether it takes a tuple of all teachers, also of one; one that does
             not is, with several, the mean of its values against each of them.
-        needs: fields of the student's embeddings beside image, text and scalars.
+        needs: fields of embeddings beside image, text and scalars, of both sides; but
+            masked_image is of the student alone.
         learns: what it shares with others that name the same, for each teacher:
             "projection", the student comes in the teacher's width;
             "scale", the function's `scale`, whose form the option `scale` names;
             "fusion", its `fusion` and a `scale` of their own;
+            "tokens", its `adaptor`; "hidden", its `adaptors`; "basis", its `basis`;
             "bias", the student comes with a logit bias, if it has none; one for all
             teachers.
     """
@@ -94,6 +100,12 @@ def temperature(default: float) -> Option:
     """Return the option of what logits are divided by."""
     return Option(default, least=1e-3, scheduled=True)
 
+
+TOKENS = {
+    "form": Option("radio", choices=("radio", "phi_s")),
+    "cosine": factor(0.9),
+    "smooth_l1": factor(0.1),
+}
 
 REGISTRY: Mapping[str, Entry] = {
     "clip": Entry(clip_loss, options={"duplicates": DUPLICATES}, needs_teacher=False),
@@ -207,6 +219,29 @@ REGISTRY: Mapping[str, Entry] = {
             "image_image_temperature": temperature(3.0),
         },
         learns=("projection",),
+    ),
+    "tokens": Entry(
+        tokens_loss, options=TOKENS, needs=("image_tokens",), learns=("tokens",)
+    ),
+    "hidden": Entry(
+        hidden_loss,
+        options={"layers": LAYERS, **TOKENS},
+        needs=("image_hidden",),
+        learns=("hidden",),
+    ),
+    "attention": Entry(
+        attention_loss,
+        options={
+            "layers": LAYERS,
+            "heads": Option("mean", choices=("mean", "matched")),
+        },
+        needs=("image_attention",),
+    ),
+    "principal": Entry(
+        principal_loss,
+        weight=3.9,
+        options={"components": Option(1.0, least=1e-6, most=1.0, scheduled=True)},
+        learns=("projection", "basis"),
     ),
 }
 

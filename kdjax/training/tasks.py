@@ -3,7 +3,7 @@
 A task is a frozen value, so equal tasks share one compiled step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,8 @@ from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.models.towers import VisionTower
 from kdjax.models.vqa import vqa_loss
-from kdjax.objectives import build_objective
+from kdjax.objectives import Objective, build_objective
+from kdjax.objectives.patches import LAYERED
 
 # Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
 MASKED = 0.75
@@ -79,39 +80,52 @@ class ContrastiveTask:
 
     def init(self, rngs: nnx.Rngs) -> Trained:
         """Return the student and the objective's parameters."""
-        objective = build_objective(
+        objective = self._objective(rngs)
+        return Trained(CLIP(self.student, rngs=rngs), objective)
+
+    def _objective(self, rngs: nnx.Rngs) -> Objective:
+        return build_objective(
             {name: dict(options) for name, options in self.objectives},
             student_width=self.student.embed_dim,
             teacher_width=tuple(x.embed_dim for x in self.teachers) or None,
             student_bias=self.student.logit_bias_init is not None,
+            student_vision=self.student.vision,
+            teacher_vision=tuple(x.vision for x in self.teachers) or None,
             rngs=rngs,
         )
-        return Trained(CLIP(self.student, rngs=rngs), objective)
+
+    def objective_shapes(self) -> Objective:
+        """Return the objective with the shapes of its parameters in their places."""
+        return nnx.eval_shape(lambda: self._objective(nnx.Rngs(0)))
 
     def loss(
         self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         images = preprocess(batch["image"], self.student.vision)
-        student = trained.model.embeddings(images, batch["text"]["student"])
-        student = replace(student, text_id=text_id(batch["text"]["student"]))
-        if "masked_image" in trained.objective.needs:
+        needs, text = trained.objective.needs, batch["text"]["student"]
+        asked = _asked(needs)
+        student = trained.model.embeddings(images, text, **asked)
+        student = replace(student, text_id=text_id(text))
+        if "masked_image" in needs:
             keep = kept_patches(batch["bits"], self.student.vision.num_patches)
             masked = trained.model.encode_image(images, keep=keep)
             student = replace(student, masked_image=masked)
         given = jax.lax.stop_gradient(frozen) or ()
         teachers = tuple(
-            self._teacher(k, params, batch) for k, params in enumerate(given)
+            self._teacher(k, params, batch, asked) for k, params in enumerate(given)
         )
         return trained.objective(student, teachers or None, progress)
 
-    def _teacher(self, index: int, frozen: Params, batch: Batch) -> Embeddings:
+    def _teacher(
+        self, index: int, frozen: Params, batch: Batch, asked: Mapping[str, bool]
+    ) -> Embeddings:
         """Return what a teacher says of a batch, unless the batch carries it."""
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
             return Embeddings(
-                **batch["teacher"][index],
+                **layers_first(batch["teacher"][index]),
                 logit_scale=jnp.exp(params["logit_scale"]),
                 logit_bias=params.get("logit_bias"),
                 calibrated_scale=calibrated,
@@ -119,7 +133,7 @@ class ContrastiveTask:
         config = self.teachers[index]
         model = nnx.merge(graph_of(CLIP, config), params)
         images = preprocess(batch["image"], config.vision)
-        said = model.embeddings(images, batch["text"][f"teacher_{index}"])
+        said = model.embeddings(images, batch["text"][f"teacher_{index}"], **asked)
         return replace(said, calibrated_scale=calibrated)
 
 
@@ -135,6 +149,20 @@ def text_id(ids: Int[Array, "B L"]) -> UInt32[Array, "B 2"]:
         return jax.random.key_data(key)
 
     return jax.vmap(of_one)(ids)
+
+
+def _asked(needs: Collection[str]) -> dict[str, bool]:
+    """Return what a model is asked for beside its embeddings."""
+    fields = ("tokens", "hidden", "attention")
+    return {field: f"image_{field}" in needs for field in fields}
+
+
+def layers_first(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return held outputs, rows before layers, as `Embeddings` has them."""
+    return {
+        name: jnp.moveaxis(x, 1, 0) if name in LAYERED.values() else x
+        for name, x in outputs.items()
+    }
 
 
 def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:

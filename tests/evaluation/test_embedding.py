@@ -6,7 +6,13 @@ import pytest
 from flax import nnx
 from models.sample import clip_config, drawn, images, normalised, texts
 
-from kdjax.evaluation.embedding import BATCH, embed_images, embed_texts, in_batches
+from kdjax.evaluation.embedding import (
+    BATCH,
+    embed_images,
+    embed_texts,
+    in_batches,
+    see_images,
+)
 from kdjax.models import CLIP
 
 CONFIG = clip_config()
@@ -39,6 +45,29 @@ def test_texts_in_batches_are_those_one_by_one(clip, count):
     for row in {0, count // 2, count - 1}:
         expected = alone(clip, jnp.asarray(ids[row : row + 1]))
         np.testing.assert_allclose(found[row], expected[0], atol=1e-5)
+
+
+def test_of_images_only_the_fields_and_the_layers_that_are_wanted_come_back(clip):
+    raw = images(np.random.default_rng(1), 3)
+    params = nnx.to_pure_dict(nnx.state(clip))
+    last = CONFIG.vision.layers - 1
+    wanted = (
+        ("image", ()),
+        ("image_tokens", ()),
+        ("image_hidden", (0, last)),
+        ("image_attention", (last,)),
+    )
+    found = see_images(params, raw, config=CONFIG, wanted=wanted)
+    ids = jnp.asarray(texts(np.random.default_rng(1), 3))
+    flags = {"tokens": True, "hidden": True, "attention": True}
+    all_of = nnx.jit(lambda clip, x, ids: clip.embeddings(x, ids, **flags))
+    expected = all_of(clip, normalised(raw), ids)
+    assert set(found) == set(dict(wanted))
+    for field, layers in wanted:
+        whole = getattr(expected, field)
+        if layers:
+            whole = jnp.moveaxis(whole[np.array(layers)], 0, 1)
+        np.testing.assert_allclose(found[field], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 1])

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from kdjax.embeddings import Embeddings
+from kdjax.models.config import TransformerConfig
 from kdjax.objectives import build_objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -26,6 +27,24 @@ LEARNT = {
     for modality in ("image", "text")
     for leaf in ("kernel", "bias")
 }
+# What compares towers; of no test are there more pairs of layers.
+ADAPTORS = {("tokens",): "tokens_"} | {("hidden", i): f"hidden_{i}_" for i in range(3)}
+ADAPTED = [("norm", "scale"), ("norm", "bias")] + [
+    (layer, leaf) for layer in ("up", "down") for leaf in ("kernel", "bias")
+]
+LEARNT |= {
+    ("patches", 0, *place, *leaf): prefix + "_".join(leaf)
+    for place, prefix in ADAPTORS.items()
+    for leaf in ADAPTED
+}
+ESTIMATED = {
+    ("patches", 0, *place, "standard"): prefix for place, prefix in ADAPTORS.items()
+} | {("parts", 0, "basis", m): f"basis_{m}_" for m in ("image", "text")}
+LEARNT |= {
+    (*place, leaf): prefix + leaf
+    for place, prefix in ESTIMATED.items()
+    for leaf in ("mean", "matrix")
+}
 
 
 def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
@@ -35,6 +54,24 @@ def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
         logit_scale=x[f"{side}_scale"],
         logit_bias=x.get(f"{side}_bias"),
         masked_image=x.get(f"{side}_masked"),
+        image_tokens=x.get(f"{side}_tokens"),
+        **{
+            f"image_{name}": jnp.moveaxis(x[f"{side}_{name}"], 1, 0)
+            for name in ("hidden", "attention")
+            if f"{side}_{name}" in x
+        },
+    )
+
+
+def tower(x: Mapping[str, Any], side: str) -> TransformerConfig | None:
+    """The tower whose tokens, hidden states and attention maps a side has."""
+    if f"{side}_tokens" not in x:
+        return None
+    return TransformerConfig(
+        width=x[f"{side}_tokens"].shape[-1],
+        layers=x[f"{side}_hidden"].shape[1],
+        num_heads=x[f"{side}_attention"].shape[2],
+        mlp_width=1,
     )
 
 
@@ -54,6 +91,8 @@ def built(
             student_width=x["student_image"].shape[1],
             teacher_width=tuple(x[f"{side}_image"].shape[1] for side in teachers),
             student_bias="student_bias" in x,
+            student_vision=tower(x, "student"),
+            teacher_vision=tower(x, "teacher"),
             rngs=nnx.Rngs(0),
         )
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kdjax.embeddings import Embeddings
 from kdjax.errors import UserError
+from kdjax.models.config import TransformerConfig
 from kdjax.objectives import build_objective, objective_names
 from kdjax.objectives.registry import REGISTRY
 
@@ -22,16 +23,29 @@ def embeddings(seed, width):
         jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "abc"
     )
     return Embeddings(
-        image=image, text=text, masked_image=masked, logit_scale=jnp.float32(5)
+        image=image,
+        text=text,
+        masked_image=masked,
+        logit_scale=jnp.float32(5),
+        image_tokens=jnp.asarray(rng.normal(size=(4, 4, 2)), "float32"),
+        image_hidden=jnp.asarray(rng.normal(size=(1, 4, 4, 2)), "float32"),
+        image_attention=jnp.full((1, 4, 1, 4, 4), 0.25),
     )
 
 
 STUDENT, TEACHER = embeddings(0, 3), embeddings(1, 3)
+TOWER = TransformerConfig(width=2, layers=1, num_heads=1, mlp_width=1)
 
 
 def build(spec, student=3, teacher=3, **options):
     return build_objective(
-        spec, student_width=student, teacher_width=teacher, rngs=nnx.Rngs(0), **options
+        spec,
+        student_width=student,
+        teacher_width=teacher,
+        student_vision=TOWER,
+        teacher_vision=TOWER,
+        rngs=nnx.Rngs(0),
+        **options,
     )
 
 

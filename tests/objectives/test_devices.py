@@ -12,6 +12,9 @@ from kdjax.objectives import objective_names
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
 NAMES = objective_names()
 BATCH, STUDENT, TEACHER = 16, 8, 12
+LAYERS, HEADS = 1, 2
+# Of towers, the width and the patches.
+TOWERS = {"student": (4, 9), "teacher": (6, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,18 @@ def test_devices_agree(distances, mesh, name):
     assert max(gradients.values()) < 1e-4
 
 
+def shapes(side, joint):
+    """Of one row of a side's embeddings."""
+    width, patches = TOWERS[side]
+    return {
+        "image": (joint,),
+        "text": (joint,),
+        "image_tokens": (patches, width),
+        "image_hidden": (LAYERS, patches, width),
+        "image_attention": (LAYERS, HEADS, patches, patches),
+    }
+
+
 def main():
     import jax
     import numpy as np
@@ -50,13 +65,23 @@ def main():
     from jax.sharding import NamedSharding, PartitionSpec
 
     from kdjax.embeddings import Embeddings
+    from kdjax.models.config import TransformerConfig
     from kdjax.objectives import build_objective
     from kdjax.parallel import make_mesh, to_global
+    from kdjax.training.tasks import layers_first
 
+    towers = {
+        side: TransformerConfig(
+            width=width, layers=LAYERS, num_heads=HEADS, mlp_width=1
+        )
+        for side, (width, _) in TOWERS.items()
+    }
     objective = build_objective(
         {name: {} for name in NAMES},
         student_width=STUDENT,
         teacher_width=TEACHER,
+        student_vision=towers["student"],
+        teacher_vision=towers["teacher"],
         rngs=nnx.Rngs(0),
     )
     graph, state = nnx.split(objective)
@@ -64,7 +89,9 @@ def main():
     def terms(student, state, teacher):
         scale = np.float32(9)
         sides = [
-            Embeddings(**x, masked_image=x["image"][::-1], logit_scale=scale)
+            Embeddings(
+                **layers_first(x), masked_image=x["image"][::-1], logit_scale=scale
+            )
             for x in (student, teacher)
         ]
         found = nnx.merge(graph, nnx.State(state))(*sides)[1]
@@ -74,11 +101,13 @@ def main():
     rng = np.random.default_rng(0)
     student, teacher = (
         {
-            m: rng.normal(size=(BATCH, width)).astype("float32")
-            for m in ("image", "text")
+            name: rng.normal(size=(BATCH, *shape)).astype("float32")
+            for name, shape in shapes(side, width).items()
         }
-        for width in (STUDENT, TEACHER)
+        for side, width in (("student", STUDENT), ("teacher", TEACHER))
     )
+    for side in (student, teacher):
+        side["image_attention"] = np.abs(side["image_attention"])
     state = nnx.to_pure_dict(state)
     gradients, values = answer(student, state, teacher)
 

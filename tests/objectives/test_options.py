@@ -40,3 +40,14 @@ def test_an_unknown_name_comes_with_the_nearest_and_with_all():
     assert unknown("fruit", "aple", {"pear": 1, "apple": 2}) == (
         "there is no fruit 'aple'; did you mean 'apple'? (there are pear, apple)"
     )
+
+
+def test_a_number_may_have_a_most_and_text_a_pattern():
+    share = Option(1.0, least=0.01, most=1.0)
+    share.check("share", 1)
+    with pytest.raises(UserError, match=r"give a number from 0\.01 to 1$"):
+        share.check("share", 1.1)
+    places = Option("1:1", choices=("even",), pattern="[0-9]:[0-9]")
+    places.check("places", "2:3")
+    with pytest.raises(UserError, match=r"give 'even' or text such as '1:1'$"):
+        places.check("places", "2:3:4")

@@ -12,7 +12,9 @@ from kdjax.models import CLIP as CLIPModel
 from kdjax.models import VQAConfig, architecture, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.objectives import expand
+from kdjax.parallel import make_mesh
 from kdjax.training.optimizer import OptimizerConfig, stop_frozen
+from kdjax.training.steps import build_program
 from kdjax.training.tasks import ContrastiveTask, VQATask, kept_patches
 
 CLIP = architecture("nano-16")
@@ -153,3 +155,49 @@ def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
     assert float(loss(trained, (scalars,), held)) == pytest.approx(expected, rel=1e-4)
     other = {**scalars, "logit_bias": jnp.float32(-3)}
     assert float(loss(trained, (other,), held)) != pytest.approx(expected, rel=1e-2)
+
+
+# Without class tokens: pooled by a mean and by attention.
+MEAN, ATTENTIVE = (
+    replace(CLIP, vision=replace(CLIP.vision, pooling=pooling, class_token=False))
+    for pooling in ("mean", "attention")
+)
+PATCHES = {
+    "tokens": {"form": "phi_s"},
+    "hidden": {"form": "phi_s"},
+    "attention": {},
+    "principal": {},
+}
+ESTIMATED = ("mean", "matrix")
+
+
+def test_what_is_estimated_stays_bit_for_bit_while_adaptors_learn(batch):
+    spec = expand(PATCHES).items()
+    objectives = tuple((name, tuple(sorted(x.items()))) for name, x in spec)
+    task = ContrastiveTask(MEAN, (ATTENTIVE,), objectives)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    program = build_program(task, OptimizerConfig(**OPTIMIZER), mesh)
+    teacher = nnx.to_pure_dict(nnx.state(CLIPModel(ATTENTIVE, rngs=nnx.Rngs(1))))
+    ids = batch["text"]["student"]
+    seen = {**batch, "text": {"student": ids, "teacher_0": ids}}
+    state = program.init(0, 3)
+    rng = np.random.default_rng(4)
+
+    def drawn(path, x):
+        if path[-1].key not in ESTIMATED:
+            return x
+        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
+
+    params = jax.tree_util.tree_map_with_path(drawn, state.params)
+    before = jax.device_get(params["objective"])
+    state = jax.device_put(replace(state, params=params), program.shardings)
+    for _ in range(2):
+        state, metrics = program.step(state, (teacher,), seen)
+    assert np.isfinite(metrics["loss"])
+
+    def compare(path, old, new):
+        still = path[-1].key in ESTIMATED
+        assert (old.tobytes() == np.asarray(new).tobytes()) == still, path
+
+    after = state.params["objective"]
+    jax.tree_util.tree_map_with_path(compare, before, after)

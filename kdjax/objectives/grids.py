@@ -1,0 +1,33 @@
+"""Patches of one square grid as those of another."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def is_square(count: int) -> bool:
+    """Return whether so many patches are a square grid."""
+    return math.isqrt(count) ** 2 == count
+
+
+def patch_tokens(x: Float[Array, "B M W"]) -> Float[Array, "B N W"]:
+    """Return tokens without the class token, which comes first where there is one."""
+    return x if is_square(x.shape[1]) else x[:, 1:]
+
+
+def resample(x: Float[Array, "B N W"], patches: int) -> Float[Array, "B M W"]:
+    """Return patch tokens on a grid of so many, bilinear and antialiased."""
+    if x.shape[1] == patches:
+        return x
+    weights = resampling(x.shape[1], patches)
+    return jnp.einsum("mn,bnw->bmw", weights, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def resampling(patches: int, to: int) -> Float[Array, "M N"]:
+    """Return the weights of a grid's patches in those of another; a row sums to one."""
+    side, new = math.isqrt(patches), math.isqrt(to)
+    each = jnp.eye(patches).reshape(side, side, patches)
+    mixed = jax.image.resize(each, (new, new, patches), "linear", antialias=True)
+    return mixed.reshape(to, patches)
