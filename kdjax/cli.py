@@ -17,6 +17,7 @@ HELP = {
     "distill": "train a student CLIP model from captions and a teacher",
     "vqa": "fine-tune a vision tower on questions, and score it",
     "eval": "score a finished run or a CLIP model",
+    "calibrate": "find the scale of a teacher's soft targets, and store it with it",
     "study": "run a grid of all of these, and answer with statistics in a report",
     "export": "write a model for other people's tools, with its card",
     "info": "show versions, devices, and what is registered",
@@ -35,6 +36,7 @@ EXAMPLES = {
     "distill": "distill/easy_vqa",
     "vqa": "vqa/easy_vqa",
     "eval": "eval/easy_vqa",
+    "calibrate": "calibrate/easy_vqa",
     "study": "study/quickstart",
 }
 
@@ -179,7 +181,7 @@ def run(
     """Run any command of the command line; return its results and its workdir.
 
     Args:
-        command: pretrain, distill, vqa, eval, study or export.
+        command: pretrain, distill, vqa, eval, calibrate, study or export.
         config: a `ConfigDict`, or FILE[:argument] as on the command line; for export a
             mapping with the `checkpoint` and the `format`.
         workdir: where the run lives.

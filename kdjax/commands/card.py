@@ -13,9 +13,9 @@ from kdjax.models import CLIPConfig, parameter_counts
 
 # Keys of a run's config that say how it was made, in the order of the card.
 MADE_BY = (
-    "teacher", "student", "inherit", "text_tower", "model", "data", "objectives",
-    "teacher_scale", "teacher_entropy", "caption_length", "steps", "batch_size",
-    "optimizer", "seed",
+    "stages", "teacher", "student", "inherit", "inherit_from", "text_tower", "model",
+    "data", "objectives", "teacher_scale", "teacher_entropy", "caption_length",
+    "steps", "batch_size", "optimizer", "seed",
 )  # fmt: skip
 CARD = "README.md"
 PROGRAM = "image_tower.stablehlo"

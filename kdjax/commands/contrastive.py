@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
@@ -13,6 +14,8 @@ from kdjax.commands.common import (
     tokenizer_of,
 )
 from kdjax.commands.models import (
+    TEACHER,
+    Compute,
     compute_of,
     fit_vocabulary,
     format_of,
@@ -57,7 +60,11 @@ def _run(
         opened = open_model(teacher_name, workdir.path, compute, mesh)
         teacher = Teacher(teacher_name, opened)
         student = start(
-            student, teacher, by=config.inherit, text_tower=config.text_tower
+            student,
+            teacher,
+            by=config.inherit,
+            text_tower=config.text_tower,
+            ancestor=_ancestor(config, workdir, compute, mesh),
         )
         del opened
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
@@ -104,6 +111,16 @@ def _run(
     results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
     told = {} if teacher_name is None else {"calibrated_scale": taught.scale}
     return {**results, **told}
+
+
+def _ancestor(
+    config: ConfigDict, workdir: Workdir, compute: Compute, mesh: Mesh
+) -> Teacher | None:
+    """Return the model whose weights the student inherits, where it is no teacher."""
+    name = config.inherit_from
+    if name == TEACHER:
+        return None
+    return Teacher(name, open_model(name, workdir.path, compute, mesh))
 
 
 def check_caption_length(length: int, student: CLIPConfig) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import CALIBRATION, stored_scale
 from kdjax.commands.reporter import Reporter
 from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -19,6 +20,9 @@ from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.weights import check_format, load_clip, save_clip
+
+# As `inherit_from`, the config's own teacher and not a run of that name.
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class NamedModel:
         params: its weights, or those of some of its parts; None for a fresh
             architecture.
         tokenizer: its own, or None for a fresh architecture.
+        directory: that it was loaded from, or its name on the hub.
     """
 
     config: CLIPConfig
     params: Params | None
     tokenizer: Tokenizer | None
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,29 @@ def open_model(
     """
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
+    return _load(directory_of(name, workdir), compute, mesh)
+
+
+def directory_of(name: str, workdir: epath.Path) -> str:
+    """Return the directory of a model with weights, or its name on the hub.
+
+    Args:
+        name: that a config gives it, see `open_model`.
+        workdir: of the run that asks.
+
+    Raises:
+        UserError: it has no weights, or there is nothing of that name.
+    """
+    if name in ARCHITECTURES:
+        raise UserError(
+            f"{name!r} is an architecture without weights: name a run, a directory or "
+            "a hub name"
+        )
     path = run_folder(name, workdir)
     if path is None:
         check_name(name, workdir)
-        return _load(name, compute, mesh)
-    return _load(model_of(path), compute, mesh)
+        return name
+    return model_of(path)
 
 
 def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
@@ -115,14 +139,23 @@ def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
 
 
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
-    """Return the hash and the steps of every run that a config names, by its key."""
-    found = {}
-    for key in ("model", "student", "teacher", "tower"):
+    """Return what is known of what a config names: of runs their hash and steps.
+
+    Raises:
+        UserError: it asks for a stored calibration that is not there.
+    """
+    found: dict[str, Any] = {}
+    for key in ("model", "student", "teacher", "tower", "inherit_from"):
         name = config.get(key)
+        if (key, name) == ("inherit_from", TEACHER):
+            continue
         path = run_of(name, workdir) if isinstance(name, str) else None
         if path is not None and (path / "results.json").exists():
             results = json.loads((path / "results.json").read_text())
             found[key] = {k: results.get(k) for k in ("run", "steps")}
+    if config.get("teacher_scale") == "stored":
+        teacher = directory_of(config.teacher, workdir)
+        found["calibrated_scale"] = stored_scale(teacher, config)
     return found
 
 
@@ -144,7 +177,7 @@ def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
     params = nnx.to_pure_dict(nnx.state(clip))
     # Of all that a processor knows the tower needs most; it refuses what none can do.
     tokenizer = load_processor(directory).tokenizer
-    return NamedModel(compute.of(clip.config), params, tokenizer)
+    return NamedModel(compute.of(clip.config), params, tokenizer, directory)
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
@@ -200,6 +233,8 @@ def save_model(
     """Write a run's CLIP model in a layout of others, with its tokenizer."""
     clip = nnx.merge(graph_of(CLIP, config), params)
     format = format_of(config)
+    # It is of the weights that were there before.
+    (workdir / MODEL / CALIBRATION).unlink(missing_ok=True)
     save_clip(clip, workdir / MODEL, format=format, tokenizer=tokenizer)
 
 

@@ -139,10 +139,18 @@ SCHEMAS: Mapping[str, Schema] = {
         "student": NAME,
         "teacher": NAME,
         "inherit": Choice(("none", "index", "magnitude")),
+        "inherit_from": NAME,
         "text_tower": Choice(("own", "teacher")),
         "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
+    },
+    "calibrate": {
+        **DATA,
+        **COMPUTE,
+        "teacher": NAME,
+        "teacher_entropy": POSITIVE,
+        "batch_size": COUNT,
     },
     "vqa": {
         **TRAINING,
@@ -196,7 +204,7 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "caption_length" in config and own_text and trained in ARCHITECTURES:
         check_caption_length(config.caption_length, architecture(trained))
     if "inherit" in config:
-        check_inherit(config.inherit, config.student)
+        check_inherit(config.inherit, config.student, config.inherit_from)
     if "teacher_scale" in config:
         check_teacher_scale(config.teacher_scale)
     if "head" in config:

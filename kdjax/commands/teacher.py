@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import stored_scale
 from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
@@ -30,9 +31,11 @@ class Teacher:
     """A frozen CLIP model with the tokenizer that it was trained with.
 
     Attributes:
+        name: that the config gives it.
         config: of the model.
         params: its weights.
         tokenizer: of its texts.
+        directory: that it was loaded from, or its name on the hub.
     """
 
     def __init__(self, name: str, model: NamedModel) -> None:
@@ -48,6 +51,8 @@ class Teacher:
                 "hub name"
             )
         check_ends(model.config, model.tokenizer)
+        self.name = name
+        self.directory = model.directory
         self.config = model.config
         self.params: Params = model.params
         self.tokenizer: Tokenizer = model.tokenizer
@@ -67,6 +72,14 @@ class Teacher:
         rows = range(min(most, len(source)))
         images = np.stack([source[row].image for row in rows])
         return embed_images(self.params, images, config=self.config)
+
+    def embed_pairs(
+        self, source: Source, batch_size: int
+    ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
+        """Embed the images and first captions that a calibration looks at."""
+        image = self.embed_source(source, CALIBRATION_BATCHES * batch_size)
+        first = [source[row].captions[0] for row in range(len(image))]
+        return image, self.embed_captions(first)
 
 
 @dataclass(frozen=True)
@@ -119,20 +132,20 @@ def calibrated_scale(
     `teacher_scale` is "own", a number, or "match_entropy": the scale at which the rows
     of the teacher's softmax over held-out batches, as large as those trained on, have a
     mean entropy of `teacher_entropy` nats, so that sharp and soft teachers say equally
-    much.
+    much; or "stored": what `kdjax calibrate` has found to be that scale.
 
     Raises:
-        UserError: it is none of these, or no scale gives that entropy.
+        UserError: it is none of these, no scale gives that entropy, or none is stored.
     """
     wanted = config.teacher_scale
     check_teacher_scale(wanted)
     if wanted == "own":
         return None
+    if wanted == "stored":
+        return stored_scale(teacher.directory, config)
     if wanted != "match_entropy":
         return float(wanted)
-    image = teacher.embed_source(held_out, CALIBRATION_BATCHES * config.batch_size)
-    first = [held_out[row].captions[0] for row in range(len(image))]
-    text = teacher.embed_captions(first)
+    image, text = teacher.embed_pairs(held_out, config.batch_size)
     rows = min(config.batch_size, len(image))
     return match_entropy(image, text, config.teacher_entropy, rows=rows)
 
@@ -143,7 +156,7 @@ def check_teacher_scale(wanted: Any) -> None:
     Raises:
         UserError: it is none.
     """
-    if wanted in ("own", "match_entropy"):
+    if wanted in ("own", "match_entropy", "stored"):
         return
     try:
         scale = float(wanted)
@@ -151,7 +164,8 @@ def check_teacher_scale(wanted: Any) -> None:
         scale = math.nan
     if not 0 < scale < math.inf:
         raise UserError(
-            f"teacher_scale is {wanted!r}; give own, match_entropy or a number above 0"
+            f"teacher_scale is {wanted!r}; give own, match_entropy, stored or a number "
+            "above 0"
         )
 
 
