@@ -56,6 +56,11 @@ def describe(results: dict[str, Any]) -> str:
         for key, value in results.items()
         if key.endswith("_accuracy") and value is not None
     ]
+    parts += [
+        f"{stage['student']} {stage['zero_shot_accuracy']:.1f} %"
+        for stage in results.get("stages", {}).values()
+        if stage["zero_shot_accuracy"] is not None
+    ]
     for kind in ("own", "calibrated"):
         if f"{kind}_entropy" in results:
             scale, entropy = results[f"{kind}_scale"], results[f"{kind}_entropy"]

@@ -165,6 +165,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "num_heads": COUNT,
         },
     },
+    "chain": {"distill": CONFIG, "stages": ELSEWHERE},
     "export": {"checkpoint": NAME, "format": Choice(EXPORTED)},
     "eval": {**DATA, **COMPUTE, "model": NAME},
     "study": {
