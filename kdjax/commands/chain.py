@@ -122,10 +122,11 @@ def plan_stages(config: ConfigDict, folder: epath.Path) -> list[Stage]:
                 "there is no stage before it: name a run, a directory or a hub name"
             )
         for key in ("student", *GIVERS):
+            name = made.get(key)
             if key in previous:
                 made[key] = _called(folder / str(number - 1), str(number - 1))
-            elif isinstance(made.get(key), str):
-                made[key] = _beside(made[key], folder)
+            elif isinstance(name, str) and (key, name) != ("inherit_from", TEACHER):
+                made[key] = _beside(name, folder)
         stages.append(Stage(str(number), made, previous))
     return stages
 

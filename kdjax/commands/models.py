@@ -1,6 +1,7 @@
 """A model by what people call it: an architecture, a run, a directory, a hub name."""
 
 import json
+import os.path
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,7 +127,11 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
         name: a path, or the name of a folder beside `workdir`.
         workdir: of the run that asks.
     """
-    for path in (epath.Path(name), workdir.parent / name):
+    beside = workdir.parent / name
+    if "://" not in str(beside):
+        # A stage of a chain may say "../teacher" before its folder is there.
+        beside = epath.Path(os.path.normpath(beside))
+    for path in (epath.Path(name), beside):
         if (path / ENVIRONMENT).exists():
             return path
     return None
