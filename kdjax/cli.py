@@ -17,6 +17,8 @@ HELP = {
     "distill": "train a student CLIP model from captions and a teacher",
     "vqa": "fine-tune a vision tower on questions, and score it",
     "eval": "score a finished run or a CLIP model",
+    "chain": "distil in stages, each from the stage before",
+    "calibrate": "find the scale of a teacher's soft targets, and store it with it",
     "study": "run a grid of all of these, and answer with statistics in a report",
     "export": "write a model for other people's tools, with its card",
     "info": "show versions, devices, and what is registered",
@@ -35,6 +37,8 @@ EXAMPLES = {
     "distill": "distill/easy_vqa",
     "vqa": "vqa/easy_vqa",
     "eval": "eval/easy_vqa",
+    "chain": "chain/assistant",
+    "calibrate": "calibrate/easy_vqa",
     "study": "study/quickstart",
 }
 
@@ -179,7 +183,7 @@ def run(
     """Run any command of the command line; return its results and its workdir.
 
     Args:
-        command: pretrain, distill, vqa, eval, study or export.
+        command: pretrain, distill, chain, vqa, eval, calibrate, study or export.
         config: a `ConfigDict`, or FILE[:argument] as on the command line; for export a
             mapping with the `checkpoint` and the `format`.
         workdir: where the run lives.
@@ -193,7 +197,7 @@ def run(
     from kdjax.commands.reporter import Reporter
     from kdjax.config import load_config
 
-    known = (*COMMANDS, "study", "export")
+    known = (*COMMANDS, "chain", "study", "export")
     if command not in known:
         raise UserError(f"{command!r} is no command; there are {', '.join(known)}")
     told = f"kdjax.run({command!r}, config, {workdir!r})"
@@ -219,6 +223,10 @@ def run(
         wanted = ConfigDict(asked)
         check_config(command, wanted)
         return {**export(wanted, workdir, reporter), "workdir": workdir}
+    if command == "chain":
+        from kdjax.commands.chain import run_chain
+
+        return {**run_chain(config, workdir, reporter), "workdir": workdir}
     if command == "study":
         from kdjax.study.execute import run_study
 

@@ -17,7 +17,9 @@ def kdjax(*arguments, cwd=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("command", ["pretrain", "distill", "vqa", "eval", "study"])
+@pytest.mark.parametrize(
+    "command", ["pretrain", "distill", "chain", "vqa", "eval", "calibrate", "study"]
+)
 def test_help_says_what_a_command_takes(command):
     done = kdjax(command, "--help")
     assert done.returncode == 0

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
     config.inherit = "none"
+    config.inherit_from = "teacher"
     config.text_tower = "own"
     config.teacher_outputs = "computed"
     config.teacher_scale = "match_entropy"

@@ -13,9 +13,9 @@ from kdjax.models import CLIPConfig, parameter_counts
 
 # Keys of a run's config that say how it was made, in the order of the card.
 MADE_BY = (
-    "teacher", "student", "inherit", "text_tower", "model", "data", "objectives",
-    "teacher_scale", "teacher_entropy", "caption_length", "steps", "batch_size",
-    "optimizer", "seed",
+    "stages", "teacher", "student", "inherit", "inherit_from", "text_tower", "model",
+    "data", "objectives", "teacher_scale", "teacher_entropy", "caption_length",
+    "steps", "batch_size", "optimizer", "seed",
 )  # fmt: skip
 CARD = "README.md"
 PROGRAM = "image_tower.stablehlo"
@@ -50,7 +50,7 @@ def model_card(
         run: that made it, whose config and results are told; None for another's.
         with_tokenizer: whether its tokenizer lies beside it.
     """
-    config = _read(run, CONFIG)
+    config = _asked(run)
     results = _read(run, "results.json")
     # A run may have been told to make more steps than its model has made.
     made = {**config, **{k: v for k, v in results.items() if k == "steps"}}
@@ -84,6 +84,19 @@ def model_card(
     )
 
 
+def _asked(run: epath.Path | None) -> dict[str, Any]:
+    """Return a run's config; of a chain, that of its last stage with all of them."""
+    config = _read(run, CONFIG)
+    if run is None or "stages" not in config:
+        return config
+    stages = config["stages"]
+    first = {**config["distill"], **stages[0]}
+    last = _read(run / str(len(stages)), CONFIG)
+    asked = {**config["distill"], **last, "teacher": first["teacher"], "stages": stages}
+    # The stages say it, by words that are known outside of the chain.
+    return {key: value for key, value in asked.items() if key != "inherit_from"}
+
+
 def _read(run: epath.Path | None, name: str) -> dict[str, Any]:
     path = None if run is None else run / name
     return json.loads(path.read_text()) if path is not None and path.exists() else {}
@@ -94,4 +107,6 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         told = [k if v == {} else f"{k} {_told(v)}" for k, v in value.items()]
         return ", ".join(told)
+    if isinstance(value, list):
+        return "; ".join(_told(item) for item in value)
     return str(value).replace("|", "\\|")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
@@ -13,6 +14,8 @@ from kdjax.commands.common import (
     tokenizer_of,
 )
 from kdjax.commands.models import (
+    TEACHER,
+    Compute,
     compute_of,
     fit_vocabulary,
     format_of,
@@ -60,7 +63,11 @@ def _run(
     ]
     if teachers:
         student = start(
-            student, teachers[0], by=config.inherit, text_tower=config.text_tower
+            student,
+            teachers[0],
+            by=config.inherit,
+            text_tower=config.text_tower,
+            ancestor=_ancestor(config, workdir, compute, mesh),
         )
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
@@ -113,6 +120,16 @@ def _run(
         return results
     scales = list(taught.scales)
     return {**results, "calibrated_scale": scales[0] if len(scales) == 1 else scales}
+
+
+def _ancestor(
+    config: ConfigDict, workdir: Workdir, compute: Compute, mesh: Mesh
+) -> Teacher | None:
+    """Return the model whose weights the student inherits, where it is no teacher."""
+    name = config.inherit_from
+    if name == TEACHER:
+        return None
+    return Teacher(name, open_model(name, workdir.path, compute, mesh))
 
 
 def check_caption_length(length: int, student: CLIPConfig) -> None:

@@ -7,6 +7,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import carry_calibration
 from kdjax.commands.card import CARD, PROGRAM, export_command, model_card
 from kdjax.commands.models import check_name, model_of, run_of
 from kdjax.commands.reporter import Reporter
@@ -66,6 +67,7 @@ def export(
         write_whole(directory / ABOUT_PROGRAM, about.encode())
     else:
         save_clip(clip, directory, format=format, tokenizer=tokenizer)
+        carry_calibration(source, directory)
     return {"files": sorted(file.name for file in directory.iterdir())}
 
 

@@ -1,6 +1,7 @@
 """A model by what people call it: an architecture, a run, a directory, a hub name."""
 
 import json
+import os.path
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import CALIBRATION, stored_scale, wanted_scales
 from kdjax.commands.reporter import Reporter
 from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -19,6 +21,9 @@ from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
 from kdjax.models.config import Kernel
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.weights import check_format, load_clip, save_clip
+
+# As `inherit_from`, the config's own teacher and not a run of that name.
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class NamedModel:
         params: its weights, or those of some of its parts; None for a fresh
             architecture.
         tokenizer: its own, or None for a fresh architecture.
+        directory: that it was loaded from, or its name on the hub.
     """
 
     config: CLIPConfig
     params: Params | None
     tokenizer: Tokenizer | None
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,29 @@ def open_model(
     """
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
+    return _load(directory_of(name, workdir), compute, mesh)
+
+
+def directory_of(name: str, workdir: epath.Path) -> str:
+    """Return the directory of a model with weights, or its name on the hub.
+
+    Args:
+        name: that a config gives it, see `open_model`.
+        workdir: of the run that asks.
+
+    Raises:
+        UserError: it has no weights, or there is nothing of that name.
+    """
+    if name in ARCHITECTURES:
+        raise UserError(
+            f"{name!r} is an architecture without weights: name a run, a directory or "
+            "a hub name"
+        )
     path = run_folder(name, workdir)
     if path is None:
         check_name(name, workdir)
-        return _load(name, compute, mesh)
-    return _load(model_of(path), compute, mesh)
+        return name
+    return model_of(path)
 
 
 def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
@@ -102,7 +127,11 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
         name: a path, or the name of a folder beside `workdir`.
         workdir: of the run that asks.
     """
-    for path in (epath.Path(name), workdir.parent / name):
+    beside = workdir.parent / name
+    if "://" not in str(beside):
+        # A stage of a chain may say "../teacher" before its folder is there.
+        beside = epath.Path(os.path.normpath(beside))
+    for path in (epath.Path(name), beside):
         if (path / ENVIRONMENT).exists():
             return path
     return None
@@ -115,12 +144,23 @@ def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
 
 
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
-    """Return the hash and the steps of every run that a config names, by its key."""
+    """Return what is known of what a config names: of runs their hash and steps.
+
+    Raises:
+        UserError: it asks for a stored calibration that is not there.
+    """
     names = {key: config.get(key) for key in ("model", "student", "tower")}
+    if config.get("inherit_from") != TEACHER:
+        names["inherit_from"] = config.get("inherit_from")
     teachers = teacher_names(config.get("teacher", ""))
-    for index, name in enumerate(teachers):
-        names["teacher" if len(teachers) == 1 else f"teacher_{index}"] = name
-    found = {}
+    scales = wanted_scales(config.get("teacher_scale", "own"), len(teachers))
+    found: dict[str, Any] = {}
+    for index, (name, scale) in enumerate(zip(teachers, scales, strict=True)):
+        key = "" if len(teachers) == 1 else f"_{index}"
+        names[f"teacher{key}"] = name
+        if scale == "stored":
+            directory = directory_of(name, workdir)
+            found[f"calibrated_scale{key}"] = stored_scale(directory, config)
     for key, name in names.items():
         path = run_of(name, workdir) if isinstance(name, str) else None
         if path is not None and (path / "results.json").exists():
@@ -163,7 +203,7 @@ def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
     params = nnx.to_pure_dict(nnx.state(clip))
     # Of all that a processor knows the tower needs most; it refuses what none can do.
     tokenizer = load_processor(directory).tokenizer
-    return NamedModel(compute.of(clip.config), params, tokenizer)
+    return NamedModel(compute.of(clip.config), params, tokenizer, directory)
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
@@ -219,6 +259,8 @@ def save_model(
     """Write a run's CLIP model in a layout of others, with its tokenizer."""
     clip = nnx.merge(graph_of(CLIP, config), params)
     format = format_of(config)
+    # It is of the weights that were there before.
+    (workdir / MODEL / CALIBRATION).unlink(missing_ok=True)
     save_clip(clip, workdir / MODEL, format=format, tokenizer=tokenizer)
 
 

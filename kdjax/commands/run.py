@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibrate import calibrate
 from kdjax.commands.contrastive import distill, pretrain
 from kdjax.commands.evaluate import evaluate
 from kdjax.commands.models import named_runs
@@ -21,7 +22,10 @@ COMMANDS: dict[str, Command] = {
     "distill": distill,
     "vqa": vqa,
     "eval": evaluate,
+    "calibrate": calibrate,
 }
+# What it makes lies elsewhere, where something else may have come since.
+REPEATED = ("calibrate",)
 
 
 def run_command(
@@ -35,7 +39,7 @@ def run_command(
     workdir = Workdir(path, command, config, named_runs(config, folder_of(path)))
     steps = config.get("steps", 0)
     done = workdir.finished(steps)
-    if done is not None:
+    if done is not None and command not in REPEATED:
         reporter.say(f"{workdir.path} is finished already")
         return done
     workdir.begin()
@@ -52,6 +56,15 @@ def describe(results: dict[str, Any]) -> str:
         for key, value in results.items()
         if key.endswith("_accuracy") and value is not None
     ]
+    parts += [
+        f"{stage['student']} {stage['zero_shot_accuracy']:.1f} %"
+        for stage in results.get("stages", {}).values()
+        if stage["zero_shot_accuracy"] is not None
+    ]
+    for kind in ("own", "calibrated"):
+        if f"{kind}_entropy" in results:
+            scale, entropy = results[f"{kind}_scale"], results[f"{kind}_entropy"]
+            parts.append(f"{kind} scale {scale:.2f} with {entropy:.3f} nats")
     if "seconds" in results:
         parts.append(f"{results['steps']} steps in {clock(results['seconds'])}")
     parts += results.get("files", [])

@@ -8,12 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
 from kdjax.commands.models import teacher_names
 from kdjax.commands.start import check_inherit
-from kdjax.commands.teacher import wanted_scales
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
@@ -140,10 +140,18 @@ SCHEMAS: Mapping[str, Schema] = {
         "student": NAME,
         "teacher": NAME,
         "inherit": Choice(("none", "index", "magnitude")),
+        "inherit_from": NAME,
         "text_tower": Choice(("own", "teacher")),
         "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
+    },
+    "calibrate": {
+        **DATA,
+        **COMPUTE,
+        "teacher": NAME,
+        "teacher_entropy": POSITIVE,
+        "batch_size": COUNT,
     },
     "vqa": {
         **TRAINING,
@@ -158,6 +166,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "num_heads": COUNT,
         },
     },
+    "chain": {"distill": CONFIG, "stages": ELSEWHERE},
     "export": {"checkpoint": NAME, "format": Choice(EXPORTED)},
     "eval": {**DATA, **COMPUTE, "model": NAME},
     "study": {
@@ -197,7 +206,7 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "caption_length" in config and own_text and trained in ARCHITECTURES:
         check_caption_length(config.caption_length, architecture(trained))
     if "inherit" in config:
-        check_inherit(config.inherit, config.student)
+        check_inherit(config.inherit, config.student, config.inherit_from)
     if "teacher_scale" in config:
         wanted_scales(config.teacher_scale, len(teacher_names(config.teacher)))
     if "head" in config:

@@ -1,4 +1,4 @@
-"""Where a student starts: at weights of its own, or at some of its teacher's."""
+"""Where a student starts: at weights of its own, or at some of a larger model's."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdjax.commands.models import NamedModel
+from kdjax.commands.models import TEACHER, NamedModel
 from kdjax.commands.teacher import Teacher
 from kdjax.errors import UserError
 from kdjax.models import CLIP, TOWERS, CLIPConfig, Params, graph_of
@@ -14,12 +14,22 @@ from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.weights import check_heir, inherit, with_structure_of
 
 
-def check_inherit(by: str, student: str) -> None:
+def check_inherit(by: str, student: str, whose: str) -> None:
     """Check that a student of that name has no weights where it is to inherit some.
 
     Raises:
-        UserError: it has.
+        UserError: it has; or what it inherits from has none, or it inherits nothing.
     """
+    if by == "none" and whose != TEACHER:
+        raise UserError(
+            f"inherit_from is {whose!r} and inherit is 'none', so nothing would be "
+            f"taken: set inherit to index or magnitude, or inherit_from to {TEACHER!r}"
+        )
+    if whose in ARCHITECTURES:
+        raise UserError(
+            f"inherit_from is {whose!r}, an architecture without weights: name a run, "
+            "a directory or a hub name"
+        )
     if by != "none" and student not in ARCHITECTURES:
         raise UserError(
             f"inherit is {by!r} and the student {student!r} is no architecture: name "
@@ -27,21 +37,26 @@ def check_inherit(by: str, student: str) -> None:
         )
 
 
-def check_sizes(by: str, student: str, teacher: str) -> None:
+def check_sizes(by: str, student: str, whole: str) -> None:
     """Check that one architecture can inherit from another, if it is to.
 
     Raises:
         UserError: it cannot.
     """
-    if by != "none" and student in ARCHITECTURES and teacher in ARCHITECTURES:
-        whole = architecture(teacher)
-        check_heir(with_structure_of(architecture(student), whole), whole)
+    if by != "none" and student in ARCHITECTURES and whole in ARCHITECTURES:
+        larger = architecture(whole)
+        check_heir(with_structure_of(architecture(student), larger), larger)
 
 
 def start(
-    student: NamedModel, teacher: Teacher, *, by: str, text_tower: str
+    student: NamedModel,
+    teacher: Teacher,
+    *,
+    by: str,
+    text_tower: str,
+    ancestor: Teacher | None = None,
 ) -> NamedModel:
-    """Return the student with what it takes from its teacher before it is trained.
+    """Return the student with what it takes from others before it is trained.
 
     Args:
         student: that the config names.
@@ -49,19 +64,31 @@ def start(
         by: how it inherits weights: "none", "index" or "magnitude".
         text_tower: "own", or "teacher" for a copy of the teacher's, with its
             projection and its tokenizer.
+        ancestor: whose weights it inherits; None for the teacher's.
 
     Raises:
-        UserError: a student that inherits is larger than its teacher or built
-            otherwise; or the joint space of one with weights is another.
+        UserError: a student that inherits is larger than what it inherits from or
+            built otherwise; or the joint space of one with weights is another.
     """
     if by == "none":
         return student if text_tower == "own" else _with_text(student, teacher)
-    config = with_structure_of(student.config, teacher.config)
+    if ancestor is None:
+        return _heir(student.config, teacher, by, text_tower)
+    try:
+        heir = _heir(student.config, ancestor, by, text_tower)
+    except UserError as error:
+        raise UserError(f"inherit_from is {ancestor.name!r}: {error}") from error
+    return heir if text_tower == "own" else _with_text(heir, teacher)
+
+
+def _heir(config: CLIPConfig, larger: Teacher, by: str, text_tower: str) -> NamedModel:
+    """Return a model with some of a larger one's weights, and its tokenizer."""
+    config = with_structure_of(config, larger.config)
     if text_tower == "teacher":
-        config = _text_of(config, teacher.config)
-    whole = nnx.merge(graph_of(CLIP, teacher.config), teacher.params)
+        config = _text_of(config, larger.config)
+    whole = nnx.merge(graph_of(CLIP, larger.config), larger.params)
     params = nnx.to_pure_dict(nnx.state(inherit(whole, config, by=by)))
-    return NamedModel(config, params, teacher.tokenizer)
+    return NamedModel(config, params, larger.tokenizer)
 
 
 def _with_text(student: NamedModel, teacher: Teacher) -> NamedModel:

@@ -1,7 +1,6 @@
 """Teachers made ready: their weights, their logit scales, and their outputs held."""
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import stored_scale, wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
@@ -41,9 +41,11 @@ class Teacher:
     """A frozen CLIP model with the tokenizer that it was trained with.
 
     Attributes:
+        name: that the config gives it.
         config: of the model.
         params: its weights.
         tokenizer: of its texts.
+        directory: that it was loaded from, or its name on the hub.
     """
 
     def __init__(self, name: str, model: NamedModel) -> None:
@@ -59,6 +61,8 @@ class Teacher:
                 "hub name"
             )
         check_ends(model.config, model.tokenizer)
+        self.name = name
+        self.directory = model.directory
         self.config = model.config
         self.params: Params = model.params
         self.tokenizer: Tokenizer = model.tokenizer
@@ -85,6 +89,14 @@ class Teacher:
         """Return fields of the embeddings of a source's images, before any layers."""
         images = np.stack([source[row].image for row in rows])
         return see_images(self.params, images, config=self.config, wanted=wanted)
+
+    def embed_pairs(
+        self, source: Source, batch_size: int
+    ) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
+        """Embed the images and first captions that a calibration looks at."""
+        image = self.embed_source(source, CALIBRATION_BATCHES * batch_size)
+        first = [source[row].captions[0] for row in range(len(image))]
+        return image, self.embed_captions(first)
 
 
 @dataclass(frozen=True)
@@ -147,57 +159,24 @@ def calibrated_scale(config: ConfigDict, teacher: Teacher, wanted: str) -> float
     Args:
         config: of the run.
         teacher: to calibrate.
-        wanted: "own", a number, or "match_entropy": the scale at which the rows of the
+        wanted: "own"; a number; "match_entropy": the scale at which the rows of the
             teacher's softmax over held-out batches, as large as those trained on, have
             a mean entropy of `teacher_entropy` nats, so that sharp and soft teachers
-            say equally much.
+            say equally much; or "stored": what `kdjax calibrate` has found to be that.
 
     Raises:
-        UserError: no scale gives that entropy.
+        UserError: no scale gives that entropy, or none is stored.
     """
     if wanted == "own":
         return None
+    if wanted == "stored":
+        return stored_scale(teacher.directory, config)
     if wanted != "match_entropy":
         return float(wanted)
     held_out = source_of(config, "validation")
-    image = teacher.embed_source(held_out, CALIBRATION_BATCHES * config.batch_size)
-    first = [held_out[row].captions[0] for row in range(len(image))]
-    text = teacher.embed_captions(first)
+    image, text = teacher.embed_pairs(held_out, config.batch_size)
     rows = min(config.batch_size, len(image))
     return match_entropy(image, text, config.teacher_entropy, rows=rows)
-
-
-def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
-    """Return the `teacher_scale` of each of so many teachers.
-
-    Args:
-        given: one for all, or one for each, joined by commas; a number may be text, as
-            on a command line.
-        teachers: that there are.
-
-    Raises:
-        UserError: there are neither one nor as many, or one is none.
-    """
-    wanted = tuple(word.strip() for word in str(given).split(","))
-    if len(wanted) not in (1, teachers):
-        raise UserError(
-            f"teacher_scale is {given!r}, {len(wanted)} of them, and the number of "
-            f"teachers is {teachers}; give one for all, or as many joined by commas"
-        )
-    for one in wanted:
-        if not _is_scale(one):
-            raise UserError(
-                f"teacher_scale is {given!r}; give own, match_entropy or a number "
-                "above 0"
-            )
-    return wanted if len(wanted) == teachers else wanted * teachers
-
-
-def _is_scale(wanted: str) -> bool:
-    try:
-        return wanted in ("own", "match_entropy") or 0 < float(wanted) < math.inf
-    except ValueError:
-        return False
 
 
 def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:

@@ -1,7 +1,11 @@
 """What is minimised: pure functions of embeddings, combined by config."""
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.calibration import match_entropy, mean_row_entropy
+from kdjax.objectives.calibration import (
+    match_entropy,
+    mean_entropy,
+    mean_row_entropy,
+)
 from kdjax.objectives.combine import Objective, build_objective
 from kdjax.objectives.estimate import estimate, estimated
 from kdjax.objectives.registry import expand, objective_names, preset_names
@@ -14,6 +18,7 @@ __all__ = [
     "estimated",
     "expand",
     "match_entropy",
+    "mean_entropy",
     "mean_row_entropy",
     "objective_names",
     "preset_names",

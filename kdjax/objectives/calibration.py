@@ -22,6 +22,28 @@ def mean_row_entropy(cosines: Float[np.ndarray, "B B"], scale: float) -> float:
     return (one_way(scale * cosines) + one_way(scale * cosines.T)) / 2
 
 
+def mean_entropy(
+    image: Float[np.ndarray, "N D"],
+    text: Float[np.ndarray, "N D"],
+    scale: float,
+    *,
+    rows: int | None = None,
+) -> float:
+    """Return the mean row entropy in nats of softmax(L) at that scale.
+
+    Args:
+        image: embeddings, of any length.
+        text: of the captions of the same images.
+        scale: of the cosines.
+        rows: of a batch, see `match_entropy`.
+
+    Raises:
+        UserError: there are too few pairs for a batch.
+    """
+    batches = _cosines(image, text, rows or len(image))
+    return _mean_entropy(batches, scale)
+
+
 def match_entropy(
     image: Float[np.ndarray, "N D"],
     text: Float[np.ndarray, "N D"],
@@ -44,12 +66,30 @@ def match_entropy(
     Raises:
         UserError: no scale gives that entropy, or there are too few pairs for a batch.
     """
+    rows = rows or len(image)
+    batches = _cosines(image, text, rows)
+    low, high = (_mean_entropy(batches, scale) for scale in reversed(SCALES))
+    if not low < target < high:
+        raise UserError(
+            f"no logit scale gives {rows} such pairs a row entropy of {target} "
+            f"nats; it can be between {low:.2f} and {high:.2f}"
+        )
+
+    def excess(log: float) -> float:
+        return _mean_entropy(batches, math.exp(log)) - target
+
+    return math.exp(brentq(excess, *map(math.log, SCALES)))
+
+
+def _cosines(
+    image: Float[np.ndarray, "N D"], text: Float[np.ndarray, "N D"], rows: int
+) -> list[Float[np.ndarray, "B B"]]:
+    """Return the cosines of images with texts, of every batch that is filled."""
 
     def unit(x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float64)
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
-    rows = rows or len(image)
     batches = len(image) // rows
     if not batches:
         raise UserError(
@@ -60,16 +100,8 @@ def match_entropy(
         *(np.split(unit(x)[: batches * rows], batches) for x in (image, text)),
         strict=True,
     )
-    cosines = [i @ t.T for i, t in pairs]
+    return [i @ t.T for i, t in pairs]
 
-    def entropy(scale: float) -> float:
-        return float(np.mean([mean_row_entropy(batch, scale) for batch in cosines]))
 
-    low, high = (entropy(scale) for scale in reversed(SCALES))
-    if not low < target < high:
-        raise UserError(
-            f"no logit scale gives {rows} such pairs a row entropy of {target} "
-            f"nats; it can be between {low:.2f} and {high:.2f}"
-        )
-    found = brentq(lambda log: entropy(math.exp(log)) - target, *map(math.log, SCALES))
-    return math.exp(found)
+def _mean_entropy(batches: list[Float[np.ndarray, "B B"]], scale: float) -> float:
+    return float(np.mean([mean_row_entropy(batch, scale) for batch in batches]))

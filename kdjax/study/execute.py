@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from kdjax.commands.models import check_name
+from kdjax.commands.models import TEACHER, check_name
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.run import run_command
 from kdjax.commands.schema import check_config
@@ -83,8 +83,10 @@ def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
     for run in runs:
         check_config(run.command, run.config)
         if run.command == "distill" and run.config.teacher in trained:
-            teacher = trained[run.config.teacher]
-            check_sizes(run.config.inherit, run.config.student, teacher)
+            whole = run.config.inherit_from
+            if whole == TEACHER:
+                whole = trained[run.config.teacher]
+            check_sizes(run.config.inherit, run.config.student, whole)
         for key in ("model", "student"):
             if key in run.config:
                 check_name(run.config[key], cells / run.name)

@@ -15,8 +15,8 @@ CONFIGS = sorted(Path("configs").glob("*/*.py"))
 def config_of(command):
     if command == "export":
         return ConfigDict({"checkpoint": "runs/mine", "format": "safetensors"})
-    name = "quickstart" if command == "study" else "easy_vqa"
-    return load_config(f"configs/{command}/{name}.py")
+    names = {"study": "quickstart", "chain": "assistant"}
+    return load_config(f"configs/{command}/{names.get(command, 'easy_vqa')}.py")
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=str)

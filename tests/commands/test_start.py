@@ -80,6 +80,44 @@ def test_a_student_that_inherits_starts_with_some_of_its_teachers_weights(folder
     assert words_of(folder, f"start-{by}") == words_of(folder, "teacher")
 
 
+@pytest.fixture(scope="module")
+def other(folder):
+    """A model that is neither the teacher nor its start."""
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size, config.seed = TEACHER, 2, 8, 5
+    run("pretrain", config, str(folder / "other"), quiet=True)
+    return "other"
+
+
+@pytest.mark.parametrize("by", ["index", "magnitude"])
+def test_a_student_inherits_from_another_than_its_teacher(folder, other, by):
+    changes = {"inherit": by, "inherit_from": other}
+    begun = distilled(folder, f"from-{by}", steps=0, **changes)
+    whole = load_clip(str(folder / other / "model"))
+    config = with_structure_of(architecture(STUDENT), whole.config)
+    save_clip(inherit(whole, config, by=by), folder / f"from-expected-{by}")
+    assert_same(begun, load_file(folder / f"from-expected-{by}/model.safetensors"))
+    made_from = json.loads((folder / f"from-{by}/config.json").read_text())["made_from"]
+    assert made_from.keys() == {"teacher", "inherit_from"}
+
+
+def test_the_text_tower_is_the_teachers_wherever_the_rest_is_from(folder, other):
+    changes = {"inherit": "index", "inherit_from": other, "steps": 0}
+    own = distilled(folder, "mixed-own", **changes)
+    mixed = distilled(folder, "mixed", **changes, text_tower="teacher")
+    teacher = load_file(folder / "teacher/model/model.safetensors")
+    assert_same(text_of(mixed), text_of(teacher))
+    towers = [k for k in own if k.startswith("vision_model")]
+    assert_same({k: mixed[k] for k in towers}, {k: own[k] for k in towers})
+
+
+def test_a_run_is_not_told_apart_by_a_run_that_is_called_teacher(folder):
+    shutil.copytree(folder / "teacher", folder / "mine")
+    distilled(folder, "of-mine", teacher="mine", inherit="index", steps=0)
+    config = json.loads((folder / "of-mine/config.json").read_text())
+    assert config["made_from"].keys() == {"teacher"}
+
+
 def test_a_student_that_inherits_learns_alike_from_outputs_held_and_computed(folder):
     for outputs in ("held", "computed"):
         distilled(folder, outputs, inherit="magnitude", teacher_outputs=outputs)
@@ -232,9 +270,20 @@ def test_a_student_that_could_not_be_written_is_refused_before_it_is_trained(fol
             "vision.patch_size 8 is not the teacher's 16",
         ),
         ({"text_tower": "teacher", "caption_length": 41}, "reads 1 to 40 tokens"),
+        ({"inherit_from": "other"}, "inherit is 'none', so nothing would be taken"),
+        (
+            {"inherit": "index", "inherit_from": "other", "student": "mini-8"},
+            "inherit_from is 'other': the student cannot inherit .* more than the",
+        ),
+        (
+            {"inherit": "index", "inherit_from": "tiny-16"},
+            "inherit_from is 'tiny-16', an architecture without weights: name a run",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_trained(folder, changes, said):
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    folder, other, changes, said
+):
     with pytest.raises(UserError, match=said):
         distilled(folder, "refused", **changes)
     assert not (folder / "refused/checkpoints").exists()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdjax.errors import UserError
-from kdjax.objectives import match_entropy, mean_row_entropy
+from kdjax.objectives import match_entropy, mean_entropy, mean_row_entropy
 
 SEEDS = st.integers(0, 2**32 - 1)
 few = settings(max_examples=20)
@@ -65,6 +65,7 @@ def test_the_entropy_is_that_of_batches_as_large_as_those_trained_on(seed):
     ]  # the nineteenth fills no batch
     found = np.mean([mean_row_entropy(cosines, scale) for cosines in batches])
     assert found == pytest.approx(1.2, rel=1e-6)
+    assert mean_entropy(image, text, scale, rows=6) == pytest.approx(found, rel=1e-12)
 
 
 def test_too_few_pairs_for_a_batch_are_refused():

@@ -1,0 +1,124 @@
+"""What calibration a config asks for, and one stored with a teacher in its folder."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from kdjax.errors import UserError
+from kdjax.files import read_json, write_whole
+from kdjax.hub import find_model
+
+CALIBRATION = "calibration.json"
+
+
+def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
+    """Return the `teacher_scale` of each of so many teachers.
+
+    Args:
+        given: one for all, or one for each, joined by commas; a number may be text, as
+            on a command line.
+        teachers: that there are.
+
+    Raises:
+        UserError: there are neither one nor as many, or one is none.
+    """
+    wanted = tuple(word.strip() for word in str(given).split(","))
+    if len(wanted) not in (1, teachers):
+        raise UserError(
+            f"teacher_scale is {given!r}, {len(wanted)} of them, and the number of "
+            f"teachers is {teachers}; give one for all, or as many joined by commas"
+        )
+    for one in wanted:
+        if not _is_scale(one):
+            raise UserError(
+                f"teacher_scale is {given!r}; give own, match_entropy, stored or a "
+                "number above 0"
+            )
+    return wanted if len(wanted) == teachers else wanted * teachers
+
+
+def _is_scale(wanted: str) -> bool:
+    try:
+        return (
+            wanted in ("own", "match_entropy", "stored") or 0 < float(wanted) < math.inf
+        )
+    except ValueError:
+        return False
+
+
+def check_writable(name: str, directory: str) -> None:
+    """Check that a calibration can be stored with a teacher.
+
+    Args:
+        name: that the config gives the teacher.
+        directory: that it is loaded from, or its name on the hub.
+
+    Raises:
+        UserError: the teacher has no folder here.
+    """
+    if not epath.Path(directory).is_dir():
+        raise UserError(
+            f"the teacher {name!r} has no folder here to store a calibration in: make "
+            f"one by kdjax export --checkpoint={name} --workdir=DIR, and calibrate DIR"
+        )
+
+
+def write_calibration(directory: str, calibration: Mapping[str, Any]) -> None:
+    """Store a calibration in a teacher's folder, in place of any that is there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = epath.Path(directory) / CALIBRATION
+    try:
+        write_whole(path, (json.dumps(calibration, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): calibrate a copy "
+            "of the teacher, by kdjax export"
+        ) from error
+
+
+def stored_scale(directory: str, config: ConfigDict) -> float:
+    """Return the scale stored with a teacher, for a run of that config.
+
+    Args:
+        directory: that the teacher is loaded from, or its name on the hub.
+        config: of the run; an entropy means something only at its batch size.
+
+    Raises:
+        UserError: there is none, or one for another entropy or batch size.
+    """
+    path = find_model(directory) / CALIBRATION
+    again = "run kdjax calibrate on the teacher"
+    if not path.exists():
+        raise UserError(
+            f"teacher_scale is 'stored' and {path} is missing: {again}, or set "
+            "teacher_scale to match_entropy"
+        )
+    found = read_json(path)
+    made_for = (found.get("entropy"), found.get("batch_size"))
+    if made_for != (config.teacher_entropy, config.batch_size):
+        raise UserError(
+            f"{path} was made for an entropy of {made_for[0]} nats in batches of "
+            f"{made_for[1]}, and the config has teacher_entropy "
+            f"{config.teacher_entropy} and batch_size {config.batch_size}: set them "
+            f"alike, or {again}"
+        )
+    scale = found.get("scale")
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise UserError(f"{path} holds the scale {scale!r}: {again}")
+    return float(scale)
+
+
+def carry_calibration(source: str, directory: epath.Path) -> None:
+    """Take a model's calibration, if it has one, along to a copy of it."""
+    path = find_model(source) / CALIBRATION
+    if path.exists():
+        write_whole(directory / CALIBRATION, path.read_bytes())
+    else:
+        (directory / CALIBRATION).unlink(missing_ok=True)
