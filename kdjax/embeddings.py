@@ -1,8 +1,9 @@
-"""What a CLIP model hands to an objective."""
+"""What a model hands to an objective."""
 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -25,6 +26,9 @@ class Embeddings:
         image_attention: [layers, B, H, M, M], attention maps.
         masked_image: [B, D], the image embedding of a masked second pass.
         class_logits: [B, C], of a classifier on top.
+        class_targets: [B, C], what the labels say of the classes: scores in [0, 1].
+        class_weights: [B], how much a row of classes counts in a mean; 0 for padding.
+            None where all count alike.
     """
 
     image: Float[Array, "B D"]
@@ -38,3 +42,29 @@ class Embeddings:
     image_attention: Float[Array, "layers B H M M"] | None = None
     masked_image: Float[Array, "B D"] | None = None
     class_logits: Float[Array, "B C"] | None = None
+    class_targets: Float[Array, "B C"] | None = None
+    class_weights: Float[Array, " B"] | None = None
+
+    @classmethod
+    def of_classes(
+        cls,
+        logits: Float[Array, "B C"],
+        targets: Float[Array, "B C"] | None = None,
+        weights: Float[Array, " B"] | None = None,
+    ) -> "Embeddings":
+        """Return the outputs of a classifier, which embeds no pairs.
+
+        Args:
+            logits: of the classes.
+            targets: what the labels say; a teacher has none.
+            weights: how much each row counts; None for all alike.
+        """
+        nothing = jnp.zeros((len(logits), 0))
+        return cls(
+            image=nothing,
+            text=nothing,
+            logit_scale=jnp.float32(1),
+            class_logits=logits,
+            class_targets=targets,
+            class_weights=weights,
+        )

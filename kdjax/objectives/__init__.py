@@ -3,12 +3,18 @@
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.calibration import match_entropy, mean_row_entropy
 from kdjax.objectives.combine import Objective, build_objective
-from kdjax.objectives.registry import expand, objective_names, preset_names
+from kdjax.objectives.registry import (
+    check_of,
+    expand,
+    objective_names,
+    preset_names,
+)
 
 __all__ = [
     "Embeddings",
     "Objective",
     "build_objective",
+    "check_of",
     "expand",
     "match_entropy",
     "mean_row_entropy",

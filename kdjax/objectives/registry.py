@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Array
 
 from kdjax.errors import UserError
+from kdjax.objectives.classes import bce_loss, dkd_loss, hinton_loss
 from kdjax.objectives.clip_kd import (
     afd_loss,
     crd_loss,
@@ -27,6 +28,7 @@ from kdjax.objectives.soft_targets import affinity_loss, open_clip_distill_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
+Of = Literal["pairs", "classes"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Entry:
             "scale", the function's `scale`, whose form the option `scale` names;
             "fusion", its `fusion` and a `scale` of their own;
             "bias", the student comes with a logit bias, if it has none.
+        of: what it compares: "pairs" of images and texts, or "classes".
     """
 
     function: Callable[..., Array]
@@ -55,6 +58,7 @@ class Entry:
     needs_teacher: bool = True
     needs_masked_image: bool = False
     learns: tuple[str, ...] = ()
+    of: Of = "pairs"
 
 
 WEIGHT = Option(1.0, least=0.0)
@@ -167,6 +171,24 @@ REGISTRY: Mapping[str, Entry] = {
         },
         learns=("projection",),
     ),
+    "bce": Entry(bce_loss, needs_teacher=False, of="classes"),
+    "hinton": Entry(
+        hinton_loss,
+        options={
+            "temperature": temperature(4.0),
+            "form": Option("softmax", choices=("softmax", "sigmoid")),
+        },
+        of="classes",
+    ),
+    "dkd": Entry(
+        dkd_loss,
+        options={
+            "alpha": factor(1.0),
+            "beta": factor(0.5),
+            "temperature": temperature(1.0),
+        },
+        of="classes",
+    ),
 }
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -209,6 +231,21 @@ def expand(spec: Spec) -> dict[str, dict[str, Any]]:
             "with options, such as {'clip': {}, 'fd': {'weight': 2.0}}"
         )
     return {name: _filled(name, options) for name, options in spec.items()}
+
+
+def check_of(spec: Spec, of: Of) -> None:
+    """Check that objectives compare what a run has.
+
+    Raises:
+        UserError: as `expand`; or one compares something else.
+    """
+    for name in expand(spec):
+        if REGISTRY[name].of != of:
+            possible = [other for other, entry in REGISTRY.items() if entry.of == of]
+            raise UserError(
+                f"objective {name} is of {REGISTRY[name].of} and this run has {of}: "
+                f"choose among {', '.join(possible)}"
+            )
 
 
 def _filled(name: str, given: Any) -> dict[str, Any]:

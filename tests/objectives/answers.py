@@ -35,6 +35,9 @@ def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
         logit_scale=x[f"{side}_scale"],
         logit_bias=x.get(f"{side}_bias"),
         masked_image=x.get(f"{side}_masked"),
+        class_logits=x.get(f"{side}_class_logits"),
+        class_targets=x.get(f"{side}_class_targets"),
+        class_weights=x.get(f"{side}_class_weights"),
     )
 
 

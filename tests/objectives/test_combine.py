@@ -21,8 +21,14 @@ def embeddings(seed, width):
     image, text, masked = (
         jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "abc"
     )
+    logits, targets = (jnp.asarray(rng.uniform(size=(4, 3)), "float32") for _ in "ab")
     return Embeddings(
-        image=image, text=text, masked_image=masked, logit_scale=jnp.float32(5)
+        image=image,
+        text=text,
+        masked_image=masked,
+        logit_scale=jnp.float32(5),
+        class_logits=logits,
+        class_targets=targets,
     )
 
 
