@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
+    objectives_of,
     put_into,
     score_zero_shot,
     source_of,
@@ -23,11 +24,9 @@ from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
 from kdjax.commands.teacher import NO_TEACHER, Teacher, make_ready
 from kdjax.commands.workdir import Workdir
-from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.tasks import ContrastiveTask
 
@@ -67,12 +66,7 @@ def _run(
     check_caption_length(length, student_config)
     taught = NO_TEACHER if teacher is None else make_ready(teacher, config)
     del teacher  # where its outputs are held nothing else is needed of it
-    objectives = expand(to_plain(config.objectives))
-    task = ContrastiveTask(
-        student_config,
-        taught.config,
-        tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
-    )
+    task = ContrastiveTask(student_config, taught.config, objectives_of(config))
     host = this_host()
     batches = contrastive_batches(
         source,

@@ -6,6 +6,7 @@ from kdjax.objectives.combine import Objective, build_objective
 from kdjax.objectives.registry import (
     check_of,
     expand,
+    needing_teacher,
     objective_names,
     preset_names,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "expand",
     "match_entropy",
     "mean_row_entropy",
+    "needing_teacher",
     "objective_names",
     "preset_names",
 ]

@@ -248,6 +248,15 @@ def check_of(spec: Spec, of: Of) -> None:
             )
 
 
+def needing_teacher(spec: Spec) -> list[str]:
+    """Return which objectives learn from a teacher.
+
+    Raises:
+        UserError: as `expand`.
+    """
+    return [name for name in expand(spec) if REGISTRY[name].needs_teacher]
+
+
 def _filled(name: str, given: Any) -> dict[str, Any]:
     if name not in REGISTRY:
         raise UserError(unknown("objective", name, REGISTRY))
