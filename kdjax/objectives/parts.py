@@ -1,6 +1,7 @@
 """What objectives learn beside the student; each part is there once for all."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,30 @@ class Fusion(Heads):
     def __init__(self, student: int, teacher: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(student + teacher, student, rngs=rngs)
         self.scale = learnt_scale()
+
+
+class Parts(nnx.Module):
+    """What objectives learn of one teacher: heads, fusion heads, a scale; or None."""
+
+    def __init__(
+        self,
+        learnt: Collection[str],
+        student_width: int,
+        teacher_width: int,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.projection = nnx.data(
+            Heads(student_width, teacher_width, rngs=rngs)
+            if "projection" in learnt and teacher_width != student_width
+            else None
+        )
+        self.fusion = nnx.data(
+            Fusion(student_width, teacher_width, rngs=rngs)
+            if "fusion" in learnt
+            else None
+        )
+        self.scale = nnx.data(learnt_scale() if "scale" in learnt else None)
 
 
 def learnt_scale() -> nnx.Param:

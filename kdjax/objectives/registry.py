@@ -42,12 +42,15 @@ class Entry:
         weights: default weights that go with a chosen option, as (option, choice).
         options: what may stand beside the weight.
         needs_teacher: whether the teacher is an argument.
-        needs_masked_image: whether the student embeds a masked image too.
-        learns: what it shares with others that name the same:
+        takes_all: whether it takes a tuple of all teachers, also of one; one that does
+            not is, with several, the mean of its values against each of them.
+        needs: fields of the student's embeddings beside image, text and scalars.
+        learns: what it shares with others that name the same, for each teacher:
             "projection", the student comes in the teacher's width;
             "scale", the function's `scale`, whose form the option `scale` names;
             "fusion", its `fusion` and a `scale` of their own;
-            "bias", the student comes with a logit bias, if it has none.
+            "bias", the student comes with a logit bias, if it has none; one for all
+            teachers.
         of: what it compares: "pairs" of images and texts, or "classes".
     """
 
@@ -56,7 +59,8 @@ class Entry:
     weights: Mapping[tuple[str, str], float] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_teacher: bool = True
-    needs_masked_image: bool = False
+    takes_all: bool = False
+    needs: tuple[str, ...] = ()
     learns: tuple[str, ...] = ()
     of: Of = "pairs"
 
@@ -89,7 +93,7 @@ REGISTRY: Mapping[str, Entry] = {
     "siglip": Entry(siglip_loss, needs_teacher=False, learns=("bias",)),
     "crd": Entry(crd_loss, options={"teacher_scale": TEACHER_SCALE}),
     "fd": FD,
-    "mfd": replace(FD, function=mfd_loss, needs_masked_image=True),
+    "mfd": replace(FD, function=mfd_loss, needs=("masked_image",)),
     "icl": Entry(
         icl_loss, options={"scale": SCALE_FORM}, learns=("projection", "scale")
     ),

@@ -72,9 +72,11 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
     def step(
         state: TrainState, frozen: Params | None, batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
+        progress = state.step / jnp.maximum(1, state.steps)
+
         def loss(params: Params) -> tuple[Array, dict[str, Array]]:
             moving = stop_frozen(params, optimizer)
-            return task.loss(nnx.merge(graph, moving), frozen, batch)
+            return task.loss(nnx.merge(graph, moving), frozen, batch, progress)
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)

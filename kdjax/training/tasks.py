@@ -35,9 +35,16 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the loss to minimise and its terms."""
+        """Return the loss to minimise and its terms.
+
+        Args:
+            trained: what `init` returns.
+            frozen: the step's parameters that stay as they are.
+            batch: the global batch.
+            progress: share of the steps already made, a float32 scalar.
+        """
         ...
 
 
@@ -77,17 +84,17 @@ class ContrastiveTask:
         return Trained(CLIP(self.student, rngs=rngs), objective)
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         images = preprocess(batch["image"], self.student.vision)
         student = trained.model.embeddings(images, batch["text"]["student"])
-        if trained.objective.needs_masked_image:
+        if "masked_image" in trained.objective.needs:
             keep = kept_patches(batch["bits"], self.student.vision.num_patches)
             masked = trained.model.encode_image(images, keep=keep)
             student = replace(student, masked_image=masked)
         teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
-        return trained.objective(student, teacher)
+        return trained.objective(student, teacher, progress)
 
     def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
         """Return what the teacher says of a batch, unless the batch carries it."""
@@ -149,7 +156,7 @@ class VQATask:
         return Trained(VQAModel(self.model, rngs=rngs), objective)
 
     def loss(
-        self, trained: Any, frozen: Params | None, batch: Batch
+        self, trained: Any, frozen: Params | None, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         student = Embeddings.of_classes(
@@ -158,7 +165,7 @@ class VQATask:
             batch["mask"].reshape(-1).astype(jnp.float32),
         )
         teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
-        return trained.objective(student, teacher)
+        return trained.objective(student, teacher, progress)
 
     def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
         """Return what the teacher answers to the questions of a batch."""

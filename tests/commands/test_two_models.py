@@ -28,6 +28,7 @@ ORACLES = {"crd": oracle.crd, "fd": oracle.fd, "icl": oracle.icl}
 OBJECTIVES = tuple((k, tuple(sorted(expand({k: {}})[k].items()))) for k in NAMES)
 BATCH = 5
 NEAR, FAR = 1e-4, 2e-3
+START = jnp.float32(0)
 
 
 def teacher_config(size):
@@ -44,7 +45,7 @@ def setting(request):
     task = ContrastiveTask(STUDENT, config, OBJECTIVES)
     teacher = drawn(lambda: CLIP(config, rngs=nnx.Rngs(0)), seed=1)
     trained = drawn(lambda: task.init(nnx.Rngs(0)), seed=2)
-    trained.objective.scale[...] = jnp.float32(3.0)
+    trained.objective.parts[0].scale[...] = jnp.float32(3.0)
     rng = np.random.default_rng(0)
     batch = {
         "image": images(rng, BATCH, request.param),
@@ -57,7 +58,7 @@ def setting(request):
 
 
 embed = nnx.jit(lambda clip, x, ids: (clip.encode_image(x), clip.encode_text(ids)))
-lose = nnx.jit(lambda task, *given: task.loss(*given)[1], static_argnums=0)
+lose = nnx.jit(lambda task, *given: task.loss(*given, START)[1], static_argnums=0)
 
 
 def terms(task, trained, teacher, batch):
@@ -85,7 +86,7 @@ def by_hand(trained, teacher, batch, teacher_vision):
         x[f"{side}_image"], x[f"{side}_text"] = image, text
         x[f"{side}_scale"] = np.exp(float(model.logit_scale[...]))
     for modality in ("image", "text"):
-        head = getattr(trained.objective.projection, modality)
+        head = getattr(trained.objective.parts[0].projection, modality)
         x[f"{modality}_kernel"] = head.kernel[...]
         x[f"{modality}_bias"] = head.bias[...]
     x = {name: np.asarray(array, float) for name, array in x.items()}

@@ -17,11 +17,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 # Where in an objective's state an array lies that is not of a side.
 LEARNT = {
-    ("scale",): "learnt_scale",
+    ("parts", 0, "scale"): "learnt_scale",
     ("bias",): "learnt_bias",
-    ("fusion", "scale"): "fusion_scale",
+    ("parts", 0, "fusion", "scale"): "fusion_scale",
 } | {
-    (part, modality, leaf): f"{prefix}{modality}_{leaf}"
+    ("parts", 0, part, modality, leaf): f"{prefix}{modality}_{leaf}"
     for part, prefix in (("projection", ""), ("fusion", "fusion_"))
     for modality in ("image", "text")
     for leaf in ("kernel", "bias")

@@ -26,9 +26,10 @@ def program(spec, student, teacher):
 
     def terms(x):
         objective = nnx.merge(graph, state, copy=True)
-        if objective.projection is not None and "image_kernel" in x:
+        heads = objective.parts[0].projection
+        if heads is not None and "image_kernel" in x:
             for modality in ("image", "text"):
-                head = getattr(objective.projection, modality)
+                head = getattr(heads, modality)
                 head.kernel[...] = x[f"{modality}_kernel"]
                 head.bias[...] = x[f"{modality}_bias"]
         found = objective(embeddings(x, "student"), embeddings(x, "teacher"))[1]

@@ -77,8 +77,8 @@ def test_whole_numbers_are_weights_and_scales_too():
 
 PARTS = {
     ("siglip", "siglip_distill"): "bias",
-    ("icl", "cross_kd"): "scale",
-    ("afd",): "fusion/scale",
+    ("icl", "cross_kd"): "parts/0/scale",
+    ("afd",): "parts/0/fusion/scale",
 }
 
 
@@ -94,7 +94,7 @@ def test_a_part_is_there_once_for_all_that_learn_it(names):
 def test_objectives_that_share_a_scale_move_the_same_number():
     objective = build({"icl": {}, "cross_kd": {}})
     before = objective(STUDENT, TEACHER)[1]
-    objective.scale[...] *= 2
+    objective.parts[0].scale[...] *= 2
     after = objective(STUDENT, TEACHER)[1]
     assert all(float(after[name]) != float(before[name]) for name in before)
 
@@ -113,11 +113,11 @@ def test_the_bias_of_a_sigmoid_loss_is_learnt_unless_the_student_has_one():
 
 def test_fusion_heads_take_both_widths_to_the_students():
     heads = {
-        f"fusion/{modality}/{part}": shape
+        f"parts/0/fusion/{modality}/{part}": shape
         for modality in ("image", "text")
         for part, shape in (("kernel", (11, 3)), ("bias", (3,)))
     }
-    assert leaves(build({"afd": {}}, teacher=8)) == heads | {"fusion/scale": ()}
+    assert leaves(build({"afd": {}}, teacher=8)) == heads | {"parts/0/fusion/scale": ()}
 
 
 def leaves(objective):
@@ -129,30 +129,32 @@ def leaves(objective):
 
 def test_heads_exist_where_widths_differ_and_a_term_compares_embeddings():
     heads = {
-        f"projection/{modality}/{part}": shape
+        f"parts/0/projection/{modality}/{part}": shape
         for modality in ("image", "text")
         for part, shape in (("kernel", (3, 8)), ("bias", (8,)))
     }
     assert leaves(build({"fd": {}}, teacher=8)) == heads
-    assert leaves(build({"icl": {}}, teacher=8)) == heads | {"scale": ()}
-    assert leaves(build({"icl": {}})) == {"scale": ()}
+    assert leaves(build({"icl": {}}, teacher=8)) == heads | {"parts/0/scale": ()}
+    assert leaves(build({"icl": {}})) == {"parts/0/scale": ()}
     assert leaves(build({"clip": {}, "crd": {}}, teacher=8)) == {}
 
 
 def test_learnt_scales_start_where_those_of_the_released_code_do():
-    for scale in (build({"icl": {}}).scale, build({"afd": {}}).fusion.scale):
+    icl, afd = (build({name: {}}).parts[0] for name in ("icl", "afd"))
+    for scale in (icl.scale, afd.fusion.scale):
         assert float(scale[...]) == pytest.approx(np.log(1 / 0.07))
         assert scale[...].dtype == jnp.float32
 
 
 def test_heads_start_with_outputs_as_large_as_their_inputs():
-    kernel = build({"fd": {}}, student=256, teacher=64).projection.image.kernel[...]
+    heads = build({"fd": {}}, student=256, teacher=64).parts[0].projection
+    kernel = heads.image.kernel[...]
     assert float(kernel.std()) == pytest.approx(1 / 16, rel=0.03)
 
 
 def test_masked_images_are_wanted_only_where_they_are_compared():
-    assert build({"fd": {}, "mfd": {}}).needs_masked_image
-    assert not build({"fd": {}}).needs_masked_image
+    assert build({"fd": {}, "mfd": {}}).needs == {"masked_image"}
+    assert not build({"fd": {}}).needs
 
 
 def test_a_masked_image_goes_through_the_head_of_images():

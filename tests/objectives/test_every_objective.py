@@ -109,7 +109,7 @@ def test_the_student_learns_and_the_teacher_gets_no_gradient(form):
         assert CLASSES in moves
         assert not moves & {"student_image", "student_text", "student_scale"}
         return
-    masked = entry.needs_masked_image
+    masked = "masked_image" in entry.needs
     assert not gradients[CLASSES].any()
     assert gradients["student_text"].any() or form in IMAGES_ALONE
     assert gradients["student_masked" if masked else "student_image"].any()

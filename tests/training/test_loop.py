@@ -111,9 +111,11 @@ def test_what_objectives_learn_and_mask_goes_on_too(fit, tokenizer, program, tmp
         fit(tmp_path / "stopped", progress=stop_at_six, **arguments)
     assert_equal(whole, fit(tmp_path / "stopped", **arguments))
     learnt = whole.params["objective"]
-    assert set(learnt) == {"projection", "scale", "fusion", "bias"}
+    parts = learnt["parts"][0]
+    assert set(learnt) == {"parts", "bias"}
+    assert set(parts) == {"projection", "scale", "fusion"}
     assert float(learnt["bias"]) != -10
-    assert float(learnt["scale"]) != float(learnt["fusion"]["scale"])
+    assert float(parts["scale"]) != float(parts["fusion"]["scale"])
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(fit, tmp_path):

@@ -42,7 +42,7 @@ class Regression:
     def init(self, rngs):
         return Lines(rngs)
 
-    def loss(self, trained, frozen, batch):
+    def loss(self, trained, frozen, batch, progress):
         residual = trained.head(trained.vision(batch["x"])) - batch["y"]
         square = jnp.sum((residual - frozen["shift"]) ** 2)
         return self.weight * square, {"square": square}
@@ -143,7 +143,7 @@ class Sharpen:
     def init(self, rngs):
         return Sharp()
 
-    def loss(self, trained, frozen, batch):
+    def loss(self, trained, frozen, batch, progress):
         return -trained.logit_scale[...], {}
 
 

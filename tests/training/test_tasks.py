@@ -40,6 +40,7 @@ TASKS = {
     ),
     "vqa": VQATask(MODEL, as_pairs({"bce": {}})),
 }
+START = jnp.float32(0)
 OPTIMIZER = {
     "learning_rate": 1e-3,
     "weight_decay": 0.1,
@@ -71,7 +72,7 @@ def gradient_of(task, batch, **rates):
 
     def loss(params):
         model = nnx.merge(graph, stop_frozen(params, config))
-        return task.loss(model, None, batch)[0]
+        return task.loss(model, None, batch, START)[0]
 
     return jax.jit(jax.grad(loss)).lower(params).compile(), params
 
@@ -116,7 +117,7 @@ def test_a_masked_image_is_what_the_student_sees_of_it(batch):
         preprocess(batch["image"], CLIP.vision), batch["text"]["student"]
     )
     held = {**batch, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch)[0])
+    loss = nnx.jit(lambda trained, batch: task.loss(trained, teacher, batch, START)[0])
     keep = kept_patches(batch["bits"], CLIP.vision.num_patches)
     images = preprocess(batch["image"], CLIP.vision)
     masked = np.asarray(trained.model.encode_image(images, keep=keep), float)
@@ -148,7 +149,7 @@ def test_a_sigmoid_teachers_bias_counts_held_or_not(batch):
     said = nnx.merge(graph_of(CLIPModel, SIGMOID), teacher).embeddings(images, ids)
     computed = {**batch, "text": {"student": ids, "teacher": ids}}
     held = {**computed, "teacher": {"image": said.image, "text": said.text}}
-    loss = nnx.jit(lambda *given: task.loss(*given)[1]["siglip_distill"])
+    loss = nnx.jit(lambda *given: task.loss(*given, START)[1]["siglip_distill"])
     scalars = {name: teacher[name] for name in ("logit_scale", "logit_bias")}
     expected = float(loss(trained, teacher, computed))
     assert float(loss(trained, scalars, held)) == pytest.approx(expected, rel=1e-4)
@@ -181,7 +182,7 @@ def answering(batch):
     return task, task.init(nnx.Rngs(0)), teacher, both
 
 
-lose = nnx.jit(lambda task, *given: task.loss(*given), static_argnums=0)
+lose = nnx.jit(lambda task, *given: task.loss(*given, START), static_argnums=0)
 
 
 def said_by(model, batch, name):
@@ -242,7 +243,7 @@ def test_the_teacher_of_answers_gets_no_gradient(answering):
     ours, theirs = map(nnx.to_pure_dict, (state, nnx.state(teacher)))
 
     def loss(theirs, ours):
-        return task.loss(nnx.merge(graph, ours), theirs, batch)[0]
+        return task.loss(nnx.merge(graph, ours), theirs, batch, START)[0]
 
     gradients = jax.jit(jax.grad(loss))(theirs, ours)
     assert not any(g.any() for g in jax.tree.leaves(gradients))
