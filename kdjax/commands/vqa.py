@@ -98,29 +98,34 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         teacher.params,
         warm_start,
     )
-    params = state.params["model"]
-    saved = {
-        "model": to_dict(model),
-        "answers": list(source.answers),
+    results = _save_and_score(
+        config, workdir, model, state.params["model"], tokenizer, source.answers
+    )
+    return {**results, "seconds": seconds}
+
+
+def _save_and_score(
+    config: ConfigDict,
+    workdir: Workdir,
+    model: VQAConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    answers: Sequence[str],
+) -> dict[str, Any]:
+    """Write a trained model and what it answers; return its accuracies."""
+    about = {
         "questions_per_image": config.questions_per_image,
-        "blank": blank,
+        "blank": config.data.get("blank", False),
     }
+    saved = {"model": to_dict(model), "answers": list(answers), **about}
     save_vqa_model(saved, params, tokenizer, workdir.path)
     test = source_of(config, config.eval.split)
-    results, said = score_vqa(
-        params,
-        model,
-        tokenizer,
-        source.answers,
-        test,
-        config.questions_per_image,
-        blank,
-    )
+    results, said = score_vqa(params, model, tokenizer, answers, test, **about)
     workdir.write_json(
         "predictions.json",
         [{"question_id": key, "answer": answer} for key, answer in said.items()],
     )
-    return {**results, "seconds": seconds}
+    return results
 
 
 def _model(
