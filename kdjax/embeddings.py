@@ -1,8 +1,9 @@
-"""What a CLIP model hands to an objective."""
+"""What a model hands to an objective."""
 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 # Fields of `Embeddings`, each with its layers, or with none where it has none.
@@ -29,6 +30,9 @@ class Embeddings:
         masked_image: [B, D], the image embedding of a masked second pass.
         text_id: [B, K], equal in rows whose texts are; of a student.
         class_logits: [B, C], of a classifier on top.
+        class_targets: [B, C], what the labels say of the classes: scores in [0, 1].
+        class_weights: [B], how much a row of classes counts in a mean; 0 for padding.
+            None where all count alike.
     """
 
     image: Float[Array, "B D"]
@@ -43,3 +47,29 @@ class Embeddings:
     masked_image: Float[Array, "B D"] | None = None
     text_id: UInt32[Array, "B K"] | None = None
     class_logits: Float[Array, "B C"] | None = None
+    class_targets: Float[Array, "B C"] | None = None
+    class_weights: Float[Array, " B"] | None = None
+
+    @classmethod
+    def of_classes(
+        cls,
+        logits: Float[Array, "B C"],
+        targets: Float[Array, "B C"] | None = None,
+        weights: Float[Array, " B"] | None = None,
+    ) -> "Embeddings":
+        """Return the outputs of a classifier, which embeds no pairs.
+
+        Args:
+            logits: of the classes.
+            targets: what the labels say; a teacher has none.
+            weights: how much each row counts; None for all alike.
+        """
+        nothing = jnp.zeros((len(logits), 0))
+        return cls(
+            image=nothing,
+            text=nothing,
+            logit_scale=jnp.float32(1),
+            class_logits=logits,
+            class_targets=targets,
+            class_weights=weights,
+        )

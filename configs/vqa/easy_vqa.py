@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "easy_vqa", "blank": False})
     config.tower = "tiny-8"
     config.tower_outputs = "held"
+    config.teacher = ""
+    config.objectives = ConfigDict({"bce": {}})
     config.tokenizer = "trained"
     config.question_length = 12
     config.questions_per_image = 12

@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     )
     config.tower = "tiny-8"
     config.tower_outputs = "computed"
+    config.teacher = ""
+    config.objectives = ConfigDict({"bce": {}})
     config.tokenizer = "trained"
     config.question_length = 24
     config.questions_per_image = 12

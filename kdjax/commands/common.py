@@ -20,12 +20,13 @@ from kdjax.errors import UserError
 from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.zero_shot import zero_shot_accuracy
 from kdjax.models import CLIPConfig, Params
+from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, TrainState, build_program
-from kdjax.training.tasks import Frozen, Task
+from kdjax.training.tasks import Frozen, Options, Task
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ def tokenizer_of(name: str, source: Source) -> Tokenizer:
     return (
         train_tokenizer(source.texts()) if name == "trained" else load_tokenizer(name)
     )
+
+
+def objectives_of(config: ConfigDict) -> tuple[tuple[str, Options], ...]:
+    """Return the config's objectives with all of their options, as a task has them."""
+    objectives = expand(to_plain(config.objectives))
+    return tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
 
 
 def program_of(config: ConfigDict, task: Task) -> Program:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
+    objectives_of,
     put_into,
     score_zero_shot,
     source_of,
@@ -28,11 +29,9 @@ from kdjax.commands.start import start
 from kdjax.commands.statistics import estimate_statistics
 from kdjax.commands.teacher import Teacher, make_ready
 from kdjax.commands.workdir import Workdir
-from kdjax.config import to_plain
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.tasks import ContrastiveTask
 
@@ -74,11 +73,10 @@ def _run(
     format_of(student_config)  # it is refused now rather than in the end
     length = config.caption_length
     check_caption_length(length, student_config)
-    objectives = expand(to_plain(config.objectives))
     task = ContrastiveTask(
         student_config,
         tuple(teacher.config for teacher in teachers),
-        tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items())),
+        objectives_of(config),
     )
     objective = task.objective_shapes()
     statistics = estimate_statistics(teachers, source, objective)

@@ -17,8 +17,8 @@ from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
 from kdjax.hub import CONFIG, ENVIRONMENT, MODEL, OPEN_CLIP_CONFIG
-from kdjax.models import CLIP, CLIPConfig, Params, architecture, graph_of
-from kdjax.models.config import Kernel
+from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, architecture, graph_of
+from kdjax.models.config import Kernel, vqa_config_from_dict
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.weights import check_format, load_clip, save_clip
 
@@ -45,6 +45,27 @@ class NamedModel:
 
 
 @dataclass(frozen=True)
+class NamedVQAModel:
+    """A VQA model that a run has made.
+
+    Attributes:
+        config: of the model.
+        params: its weights.
+        tokenizer: its own.
+        answers: its classes.
+        questions_per_image: that it is asked at once.
+        blank: whether it never saw an image.
+    """
+
+    config: VQAConfig
+    params: Params
+    tokenizer: Tokenizer
+    answers: tuple[str, ...]
+    questions_per_image: int
+    blank: bool
+
+
+@dataclass(frozen=True)
 class Compute:
     """How forward passes compute.
 
@@ -63,6 +84,15 @@ class Compute:
             dtype=self.dtype,
             vision=replace(config.vision, attention=self.attention),
             text=replace(config.text, attention=self.attention),
+        )
+
+    def of_vqa(self, config: VQAConfig) -> VQAConfig:
+        """Return a VQA model's config that computes so."""
+        return replace(
+            config,
+            dtype=self.dtype,
+            attention=self.attention,
+            vision=replace(config.vision, attention=self.attention),
         )
 
 
@@ -314,3 +344,23 @@ def load_vqa_model(directory: epath.Path) -> tuple[dict[str, Any], Params, Token
         ) from error
     params = unflatten_dict(flat, sep="/")
     return config, params, load_tokenizer(str(directory))
+
+
+def open_vqa_model(run: epath.Path, compute: Compute) -> NamedVQAModel | None:
+    """Return the VQA model that a run has made, or None if it has made none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    directory = run / MODEL
+    if not (directory / "vqa.json").exists():
+        return None
+    saved, params, tokenizer = load_vqa_model(directory)
+    return NamedVQAModel(
+        compute.of_vqa(vqa_config_from_dict(saved["model"])),
+        params,
+        tokenizer,
+        tuple(saved["answers"]),
+        saved["questions_per_image"],
+        saved["blank"],
+    )

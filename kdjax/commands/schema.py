@@ -14,12 +14,13 @@ from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
 from kdjax.commands.models import teacher_names
 from kdjax.commands.start import check_inherit
+from kdjax.commands.vqa_teacher import check_taught
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
-from kdjax.objectives import expand
+from kdjax.objectives import check_of
 from kdjax.parallel import check_rows, make_mesh
 
 
@@ -75,14 +76,16 @@ class Kind:
     Attributes:
         type: that it must have.
         what: it is, for people.
+        empty: whether it may be.
     """
 
     type: Any
     what: str
+    empty: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Return whether `value` is of the type, and not empty."""
-        return isinstance(value, self.type) and bool(value)
+        """Return whether `value` is of the type, and not empty unless it may be."""
+        return isinstance(value, self.type) and (self.empty or bool(value))
 
     def __str__(self) -> str:
         return self.what
@@ -90,6 +93,7 @@ class Kind:
 
 COUNT = Number(1, whole=True)
 NAME = Kind(str, "a name")
+NAME_OR_NONE = Kind(str, "a name, or '' for none", empty=True)
 CONFIG = Kind(Mapping, "a config of that command")
 FRACTION = Number(0, 1)
 POSITIVE = Number(1e-12)
@@ -157,6 +161,8 @@ SCHEMAS: Mapping[str, Schema] = {
         **TRAINING,
         "tower": NAME,
         "tower_outputs": OUTPUTS,
+        "teacher": NAME_OR_NONE,
+        "objectives": ELSEWHERE,
         "question_length": COUNT,
         "questions_per_image": COUNT,
         "head": {
@@ -200,7 +206,10 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "batch_size" in config:
         check_batch(source_of(config, "train"), config.batch_size)
     if "data" in config and "objectives" in config:
-        expand(to_plain(config.objectives))
+        objectives = to_plain(config.objectives)
+        check_of(objectives, "classes" if command == "vqa" else "pairs")
+        if command == "vqa":
+            check_taught(objectives, config.teacher)
     trained = config.get("model", config.get("student"))
     own_text = config.get("text_tower", "own") == "own"
     if "caption_length" in config and own_text and trained in ARCHITECTURES:

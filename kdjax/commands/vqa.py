@@ -1,12 +1,13 @@
 """`kdjax vqa`: fine-tune a vision tower on questions, and score it officially."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
+    objectives_of,
     program_of,
     put_into,
     source_of,
@@ -20,6 +21,7 @@ from kdjax.commands.models import (
     save_vqa_model,
 )
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.vqa_teacher import open_teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import all_images, vqa_batches, vqa_evaluation_batches
 from kdjax.data.records import Source
@@ -45,40 +47,42 @@ def _open_tower(
 
 
 def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
-    """Train a VQA model on the tower that `config.tower` names, and score it."""
+    """Train a VQA model on the tower that `config.tower` names, and score it.
+
+    It learns from `config.teacher` too, if that names a run.
+    """
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
     tower_config, tower = _open_tower(config, workdir, compute)
+    teacher = open_teacher(
+        config.teacher,
+        workdir.path,
+        compute,
+        source.answers,
+        make_mesh(dict(config.mesh)),
+    )
     blank = config.data.get("blank", False)
-    frozen = config.optimizer.vision_rate == 0
-    hold = config.tower_outputs == "held"
-    if hold and not frozen:
-        reporter.say(
-            "tower_outputs held needs a frozen tower (optimizer.vision_rate 0) and "
-            "this one learns: computing them in every step"
-        )
-        hold = False
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
-    task = VQATask(model)
+    task = VQATask(model, objectives_of(config), teacher.config)
 
     def warm_start(params: Params) -> Params:
         given = {} if tower is None else {"model": {"vision": tower}}
         return put_into(params, given)
 
     held = None
-    if hold:
+    if _may_hold(config, reporter):
         begun = program_of(config, task).init(config.seed, config.steps)
         kept = warm_start(begun.params)["model"]["vision"]
-        held = _hold_tokens(kept, model, source, blank)
+        towers = {"student": (kept, model), **teacher.towers}
+        held = _hold_tokens(towers, source, blank)
     host = this_host()
     batches = vqa_batches(
         source,
-        tokenizer,
+        {"student": (tokenizer, config.question_length), **teacher.tokenizers},
         source.answers,
         batch_size=config.batch_size,
         questions_per_image=config.questions_per_image,
-        question_length=config.question_length,
         seed=config.seed,
         host_index=host.index,
         host_count=host.count,
@@ -91,32 +95,37 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         iter(batches.map(held) if held else batches),
         reporter,
         "vqa",
-        None,
+        teacher.params,
         warm_start,
     )
-    params = state.params["model"]
-    saved = {
-        "model": to_dict(model),
-        "answers": list(source.answers),
+    results = _save_and_score(
+        config, workdir, model, state.params["model"], tokenizer, source.answers
+    )
+    return {**results, "seconds": seconds}
+
+
+def _save_and_score(
+    config: ConfigDict,
+    workdir: Workdir,
+    model: VQAConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    answers: Sequence[str],
+) -> dict[str, Any]:
+    """Write a trained model and what it answers; return its accuracies."""
+    about = {
         "questions_per_image": config.questions_per_image,
-        "blank": blank,
+        "blank": config.data.get("blank", False),
     }
+    saved = {"model": to_dict(model), "answers": list(answers), **about}
     save_vqa_model(saved, params, tokenizer, workdir.path)
     test = source_of(config, config.eval.split)
-    results, said = score_vqa(
-        params,
-        model,
-        tokenizer,
-        source.answers,
-        test,
-        config.questions_per_image,
-        blank,
-    )
+    results, said = score_vqa(params, model, tokenizer, answers, test, **about)
     workdir.write_json(
         "predictions.json",
         [{"question_id": key, "answer": answer} for key, answer in said.items()],
     )
-    return {**results, "seconds": seconds}
+    return results
 
 
 def _model(
@@ -138,16 +147,32 @@ def _model(
     )
 
 
+def _may_hold(config: ConfigDict, reporter: Reporter) -> bool:
+    """Return whether towers' tokens are held; say so where they cannot be."""
+    held = config.tower_outputs == "held"
+    if held and config.optimizer.vision_rate != 0:
+        reporter.say(
+            "tower_outputs held needs a frozen tower (optimizer.vision_rate 0) and "
+            "this one learns: computing them in every step"
+        )
+        return False
+    return held
+
+
 def _hold_tokens(
-    tower: Params, model: VQAConfig, source: Source, blank: bool
+    towers: Mapping[str, tuple[Params, VQAConfig]], source: Source, blank: bool
 ) -> Callable[[Batch], Batch]:
-    """Compute a frozen tower's tokens once; return what puts them into a batch."""
+    """Compute all frozen towers' tokens once; return what puts them into a batch."""
     images = all_images(source, blank=blank)
-    tokens = image_tokens(tower, images, config=model)
+    tokens = {
+        name: image_tokens(params, images, config=model)
+        for name, (params, model) in towers.items()
+    }
 
     def put(batch: Batch) -> Batch:
         rest = {key: value for key, value in batch.items() if key != "image"}
-        return {**rest, "tokens": tokens[batch["index"]]}
+        held = {name: rows[batch["index"]] for name, rows in tokens.items()}
+        return {**rest, "tokens": held}
 
     return put
 

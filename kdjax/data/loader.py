@@ -87,12 +87,11 @@ def contrastive_batches(
 
 def vqa_batches(
     source: Source,
-    tokenizer: Tokenizer,
+    tokenizers: Mapping[str, tuple[Tokenizer, int]],
     answers: Sequence[str],
     *,
     batch_size: int,
     questions_per_image: int,
-    question_length: int,
     seed: int,
     host_index: int = 0,
     host_count: int = 1,
@@ -103,17 +102,16 @@ def vqa_batches(
     """Return endless batches of images with up to Q questions each and their targets.
 
     A batch holds b = batch_size / host_count images: `image` [b, H, W, 3] uint8,
-    `index` [b] int32, `question` [b, Q, L] int32, `target` [b, Q, A] float32 and `mask`
-    [b, Q] bool, which is False where an image has fewer than Q questions. Of more than
-    Q, Q are drawn without replacement.
+    `index` [b] int32, `question`, a dict of [b, Q, L] int32 ids by model name, `target`
+    [b, Q, A] float32 and `mask` [b, Q] bool, which is False where an image has fewer
+    than Q questions. Of more than Q, Q are drawn without replacement.
 
     Args:
         source: of records with questions.
-        tokenizer: of the questions.
+        tokenizers: by model name, a tokenizer and its model's L.
         answers: the A classes; other answers count for nothing.
         batch_size: images over all hosts.
         questions_per_image: Q.
-        question_length: L.
         seed: of the order and the questions.
         host_index: which host this is.
         host_count: hosts that share a batch.
@@ -125,23 +123,28 @@ def vqa_batches(
         UserError: as `contrastive_batches`.
     """
     answer_ids = {answer: i for i, answer in enumerate(answers)}
-    prepared = _prepared_questions(tokenizer, question_length, answer_ids)
+    prepared = _prepared_questions(tokenizers, answer_ids)
 
     def build(
         indices: Int64[np.ndarray, " b"], positions: UInt64[np.ndarray, " b"]
     ) -> Batch:
         records = _read(source, indices)
         asked = [prepared(i, r) for i, r in zip(indices.tolist(), records, strict=True)]
-        counts = np.array([len(a.ids) for a in asked])
+        counts = np.array([a.count for a in asked])
         chosen, mask = _draw_questions(seed, positions, counts, questions_per_image)
-        ids = np.concatenate([a.ids for a in asked])
         at = np.where(mask, (counts.cumsum() - counts)[:, None] + chosen, 0)
-        question = np.where(mask[..., None], ids[at], np.int32(tokenizer.pad_id))
-        image = _images(source, indices, records, blank=blank)
+
+        def question(model: str, pad_id: int) -> Int32[np.ndarray, "b Q L"]:
+            ids = np.concatenate([a.ids[model] for a in asked])
+            return np.where(mask[..., None], ids[at], np.int32(pad_id))
+
         return {
-            "image": image,
+            "image": _images(source, indices, records, blank=blank),
             "index": indices.astype(np.int32),
-            "question": question,
+            "question": {
+                model: question(model, tokenizer.pad_id)
+                for model, (tokenizer, _) in tokenizers.items()
+            },
             "target": _targets(asked, chosen, mask, len(answer_ids)),
             "mask": mask,
         }
@@ -329,12 +332,14 @@ class _Asked:
     """The questions of a record, ready to be copied into a batch.
 
     Attributes:
-        ids: of their tokens.
+        count: of them.
+        ids: of their tokens, by model name.
         named: (question, class) of every class that is an answer.
         scores: of these answers.
     """
 
-    ids: Int32[np.ndarray, "n L"]
+    count: int
+    ids: Mapping[str, Int32[np.ndarray, "n L"]]
     named: Int64[np.ndarray, "m 2"]
     scores: Float32[np.ndarray, " m"]
 
@@ -346,7 +351,7 @@ def _targets(
     classes: int,
 ) -> Float32[np.ndarray, "b Q A"]:
     """Return the soft targets of the chosen questions."""
-    most = max(int(chosen.max()) + 1, max(len(a.ids) for a in asked))
+    most = max(int(chosen.max()) + 1, max(a.count for a in asked))
     slot_of = np.full((len(asked), most), -1)
     np.put_along_axis(slot_of, chosen, np.where(mask, np.arange(mask.shape[1]), -1), 1)
     row = np.repeat(np.arange(len(asked)), [len(a.scores) for a in asked])
@@ -360,7 +365,7 @@ def _targets(
 
 
 def _prepared_questions(
-    tokenizer: Tokenizer, length: int, answer_ids: Mapping[str, int]
+    tokenizers: Mapping[str, tuple[Tokenizer, int]], answer_ids: Mapping[str, int]
 ) -> Callable[[int, Record], _Asked]:
     """Return a function that prepares the questions of record i once and keeps them."""
 
@@ -381,8 +386,13 @@ def _prepared_questions(
                 for slot, question in enumerate(record.questions)
                 for one in targets(question.answers)
             ]
+            texts = [q.question for q in record.questions]
             asked = kept[index] = _Asked(
-                tokenizer.encode([q.question for q in record.questions], length),
+                len(texts),
+                {
+                    model: tokenizer.encode(texts, length)
+                    for model, (tokenizer, length) in tokenizers.items()
+                },
                 np.array([named for *named, _ in scored], np.int64).reshape(-1, 2),
                 np.array([score for *_, score in scored], np.float32),
             )

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from kdjax.models.config import TransformerConfig, VQAConfig
 from kdjax.models.towers import VisionTower
@@ -149,18 +149,3 @@ class VQAModel(nnx.Module):
 
         fused = step(queries, self.fusion)
         return self.head(self.head_norm(fused)).astype(jnp.float32)
-
-
-def vqa_loss(
-    logits: Float[Array, "B Q A"],
-    target: Float[Array, "B Q A"],
-    mask: Bool[Array, "B Q"],
-) -> Float[Array, ""]:
-    """Return binary cross-entropy with soft targets, summed over answers.
-
-    The mean is over the questions that `mask` keeps; as in Teney et al. 2018
-    (arXiv:1708.02711) and its followers.
-    """
-    terms = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-abs(logits)))
-    weights = mask / jnp.maximum(mask.sum(), 1)
-    return (terms.sum(-1) * weights).sum()

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Array
 
 from kdjax.errors import UserError
 from kdjax.objectives.attention import attention_loss
+from kdjax.objectives.classes import bce_loss, dkd_loss, hinton_loss
 from kdjax.objectives.clip_kd import (
     afd_loss,
     crd_loss,
@@ -36,6 +37,7 @@ from kdjax.objectives.tokens import hidden_loss, tokens_loss
 
 # Values are checked by `expand`, being what a user wrote: mappings of options.
 Spec = Mapping[str, Any] | str
+Of = Literal["pairs", "classes"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Entry:
             "tokens", its `adaptor`; "hidden", its `adaptors`; "basis", its `basis`;
             "bias", the student comes with a logit bias, if it has none; one for all
             teachers.
+        of: what it compares: "pairs" of images and texts, or "classes".
     """
 
     function: Callable[..., Array | PairSum]
@@ -73,6 +76,7 @@ class Entry:
     takes_all: bool = False
     needs: tuple[str, ...] = ()
     learns: tuple[str, ...] = ()
+    of: Of = "pairs"
 
 
 WEIGHT = Option(1.0, least=0.0, scheduled=True)
@@ -243,6 +247,24 @@ REGISTRY: Mapping[str, Entry] = {
         options={"components": Option(1.0, least=1e-6, most=1.0, scheduled=True)},
         learns=("projection", "basis"),
     ),
+    "bce": Entry(bce_loss, needs_teacher=False, of="classes"),
+    "hinton": Entry(
+        hinton_loss,
+        options={
+            "temperature": temperature(4.0),
+            "form": Option("softmax", choices=("softmax", "sigmoid")),
+        },
+        of="classes",
+    ),
+    "dkd": Entry(
+        dkd_loss,
+        options={
+            "alpha": factor(1.0),
+            "beta": factor(0.5),
+            "temperature": temperature(1.0),
+        },
+        of="classes",
+    ),
 }
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -287,6 +309,30 @@ def expand(spec: Spec) -> dict[str, dict[str, Any]]:
             "with options, such as {'clip': {}, 'fd': {'weight': 2.0}}"
         )
     return {name: _filled(name, options) for name, options in spec.items()}
+
+
+def check_of(spec: Spec, of: Of) -> None:
+    """Check that objectives compare what a run has.
+
+    Raises:
+        UserError: as `expand`; or one compares something else.
+    """
+    for name in expand(spec):
+        if REGISTRY[name].of != of:
+            possible = [other for other, entry in REGISTRY.items() if entry.of == of]
+            raise UserError(
+                f"objective {name} is of {REGISTRY[name].of} and this run has {of}: "
+                f"choose among {', '.join(possible)}"
+            )
+
+
+def needing_teacher(spec: Spec) -> list[str]:
+    """Return which objectives learn from a teacher.
+
+    Raises:
+        UserError: as `expand`.
+    """
+    return [name for name in expand(spec) if REGISTRY[name].needs_teacher]
 
 
 def _filled(name: str, given: Any) -> dict[str, Any]:

@@ -10,13 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from kdjax.embeddings import Embeddings
 from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
-from kdjax.models.towers import VisionTower
-from kdjax.models.vqa import vqa_loss
 from kdjax.objectives import Objective, build_objective
 from kdjax.objectives.patches import LAYERED
 
@@ -182,30 +180,57 @@ def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:
 
 @dataclass(frozen=True)
 class VQATask:
-    """A VQA model learns soft answer targets.
+    """A VQA model learns soft answer targets and, where there is one, from a teacher.
 
     Attributes:
         model: the trained model.
+        objectives: of classes, names with their options, as sorted pairs.
+        teacher: the frozen model, or None; its answers are the trained model's, in
+            their order. Its parameters are the `frozen` of the step.
     """
 
     model: VQAConfig
+    objectives: tuple[tuple[str, Options], ...]
+    teacher: VQAConfig | None = None
 
     def init(self, rngs: nnx.Rngs) -> Trained:
-        """Return the model."""
-        return Trained(VQAModel(self.model, rngs=rngs))
+        """Return the model and the objective."""
+        objective = build_objective(
+            {name: dict(options) for name, options in self.objectives},
+            student_width=0,
+            teacher_width=0 if self.teacher else None,
+            rngs=rngs,
+        )
+        return Trained(VQAModel(self.model, rngs=rngs), objective)
 
     def loss(
         self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the binary cross-entropy of the answers."""
-        tokens = self._tokens(trained.model.vision, batch)
-        logits = trained.model.answer(tokens, batch["question"])
-        loss = vqa_loss(logits, batch["target"], batch["mask"])
-        return loss, {"bce": loss}
+        """Return the weighted sum of the objectives and each unweighted."""
+        student = Embeddings.of_classes(
+            _answers("student", trained.model, batch),
+            _by_question(batch["target"]),
+            batch["mask"].reshape(-1).astype(jnp.float32),
+        )
+        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
+        return trained.objective(student, teacher, progress)
 
-    def _tokens(self, tower: VisionTower, batch: Batch) -> Array:
-        """Return what the tower sees in a batch, unless the batch carries it."""
-        if "tokens" in batch:
-            return batch["tokens"]
-        images = preprocess(batch["image"], self.model.vision)
-        return tower(images).all_tokens
+    def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:
+        """Return what the teacher answers to the questions of a batch."""
+        if self.teacher is None or frozen is None:
+            return None
+        model = nnx.merge(graph_of(VQAModel, self.teacher), frozen)
+        return Embeddings.of_classes(_answers("teacher", model, batch))
+
+
+def _answers(name: str, model: Any, batch: Batch) -> Float[Array, "R A"]:
+    """Return a VQA model's logits for every question, padding included."""
+    tokens = batch.get("tokens", {}).get(name)
+    if tokens is None:  # the batch does not carry what the tower sees
+        images = preprocess(batch["image"], model.config.vision)
+        tokens = model.vision(images).all_tokens
+    return _by_question(model.answer(tokens, batch["question"][name]))
+
+
+def _by_question(rows: Float[Array, "B Q A"]) -> Float[Array, "R A"]:
+    return rows.reshape(-1, rows.shape[-1])

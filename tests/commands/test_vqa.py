@@ -1,13 +1,17 @@
-"""Question answering as a command: what a frozen tower and the blank control see."""
+"""Question answering as a command: what towers see, and what teachers answer."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
 
 from kdjax.cli import run
+from kdjax.commands.schema import check_config
 from kdjax.config import load_config
+from kdjax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +23,25 @@ def folder(tmp_path_factory):
     return folder
 
 
-def losses(folder, name, *, vision_rate=0.0, **changes):
-    config = load_config("configs/vqa/easy_vqa.py")
+def config_of(file="configs/vqa/easy_vqa.py", **changes):
+    config = load_config(file)
     config.steps, config.batch_size, config.log_every = 4, 8, 1
     config.tower = "tower"
-    config.optimizer.vision_rate = vision_rate
-    for key, value in changes.items():
-        config[key] = value
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def metrics(folder, name, config):
+    """Every step's metrics of a run."""
     results = run("vqa", config, str(folder / name), quiet=True)
     assert 0 <= results["vqa_accuracy"] <= 100
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
+    return [json.loads(line) for line in lines]
+
+
+def losses(folder, name, *, vision_rate=0.0, **changes):
+    config = config_of(**{"optimizer.vision_rate": vision_rate}, **changes)
+    return np.array([step["loss"] for step in metrics(folder, name, config)])
 
 
 def tower_of(folder, name):
@@ -66,3 +78,118 @@ def test_tokens_of_a_tower_that_learns_are_not_held(folder, capsys):
     config.optimizer.vision_rate = 1.0
     run("vqa", config, str(folder / "said"))
     assert "tower_outputs held needs a frozen tower" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def teacher(folder):
+    """A run whose tower, head and questions are of other sizes than a student's."""
+    sizes = {"question_length": 14, "head.width": 16}
+    metrics(folder, "teacher", config_of(tower="tiny-16", seed=9, **sizes))
+    return "teacher"
+
+
+def taught(teacher, objectives="mixed", **changes):
+    file = f"configs/vqa/easy_vqa_distilled.py:{objectives}"
+    return config_of(file, teacher=teacher, **changes)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_teacher_answers_the_same_in_every_step_and_held(folder, teacher, blank):
+    held, computed = (
+        metrics(
+            folder,
+            f"taught-{outputs}-{blank}",
+            taught(teacher, tower_outputs=outputs, **{"data.blank": blank}),
+        )
+        for outputs in ("held", "computed")
+    )
+    for one, other in zip(held, computed, strict=True):
+        assert one["hinton"] > 0
+        assert one["loss"] == pytest.approx((one["bce"] + one["hinton"]) / 2, rel=1e-5)
+        for name in ("bce", "hinton"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4)
+
+
+def test_a_tower_that_learns_has_a_teacher_too(folder, teacher):
+    config = taught(teacher, "dkd", **{"optimizer.vision_rate": 1.0})
+    steps = metrics(folder, "taught-learning", config)
+    assert all(np.isfinite(step["dkd"]) for step in steps)
+    assert steps[0]["dkd"] != steps[-1]["dkd"]
+
+
+def rewritten(folder, teacher, name, answers):
+    """A copy of a run that knows these answers, in this order; new ones at random."""
+    shutil.copytree(folder / teacher, folder / name)
+    model = folder / name / "model"
+    saved = json.loads((model / "vqa.json").read_text())
+    tensors = load_file(model / "vqa.safetensors")
+    old = saved["answers"]
+    new = [answer for answer in answers if answer not in old]
+    place = {answer: at for at, answer in enumerate([*old, *new])}
+    for leaf in ("head/kernel", "head/bias"):
+        rng = np.random.default_rng(0)
+        shape = (*tensors[leaf].shape[:-1], len(new))
+        drawn = rng.normal(size=shape).astype(np.float32)
+        both = np.concatenate([tensors[leaf], drawn], axis=-1)
+        # Contiguous, for the file is written as memory lies.
+        tensors[leaf] = np.take(both, [place[answer] for answer in answers], axis=-1)
+    save_file(tensors, model / "vqa.safetensors")
+    saved["answers"] = list(answers)
+    saved["model"]["num_answers"] = len(answers)
+    (model / "vqa.json").write_text(json.dumps(saved))
+    return name
+
+
+def test_answers_are_told_apart_by_name(folder, teacher):
+    """A teacher that has them in another order, and more of them, says the same."""
+    answers = json.loads((folder / teacher / "model/vqa.json").read_text())["answers"]
+    other = rewritten(folder, teacher, "shuffled", ["purple", *answers[::-1]])
+    one, two = (
+        metrics(folder, f"taught-by-{name}", taught(name)) for name in (teacher, other)
+    )
+    assert [x["hinton"] for x in one] == pytest.approx([x["hinton"] for x in two])
+    fewer = rewritten(folder, teacher, "fewer", answers[2:])
+    with pytest.raises(UserError, match=r"does not know 2 of .* 13 answers"):
+        run("vqa", taught(fewer), str(folder / "refused"), quiet=True)
+
+
+@pytest.mark.parametrize("name", ["tower", "tiny-8", "nothing"])
+def test_a_teacher_that_answers_no_questions_is_refused(folder, name):
+    with pytest.raises(UserError, match=f"teacher '{name}' is no finished run of vqa"):
+        run("vqa", taught(name), str(folder / "refused"), quiet=True)
+
+
+def test_a_taught_run_knows_its_teacher_and_is_scored_like_any_other(folder, teacher):
+    config = taught(teacher, "hinton")
+    metrics(folder, "taught-hinton", config)
+    about = json.loads((folder / "taught-hinton/config.json").read_text())
+    results = json.loads((folder / teacher / "results.json").read_text())
+    assert about["made_from"]["teacher"] == {"run": results["run"], "steps": 4}
+    score = load_config("configs/eval/easy_vqa.py")
+    score.model = "taught-hinton"
+    scored = run("eval", score, str(folder / "score"), quiet=True)
+    own = json.loads((folder / "taught-hinton/results.json").read_text())
+    assert scored["vqa_accuracy"] == own["vqa_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "teacher", "said"),
+    [
+        ({"bce": {}, "crd": {}}, "", "crd is of pairs and this run has classes"),
+        ({"bce": {}, "dkd": {}}, "", "dkd needs a teacher: name a finished run of vqa"),
+        ({"bce": {}}, "teacher", "no objective learns from it"),
+        ({"hintn": {}}, "teacher", "did you mean 'hinton'"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(objectives, teacher, said):
+    config = config_of(teacher=teacher)
+    config.objectives = ConfigDict(objectives)
+    with pytest.raises(UserError, match=said):
+        check_config("vqa", config)
+
+
+def test_objectives_of_classes_are_refused_where_there_are_pairs():
+    config = load_config("configs/distill/easy_vqa.py")
+    config.objectives = ConfigDict({"clip": {}, "hinton": {}})
+    with pytest.raises(UserError, match="hinton is of classes and this run has pairs"):
+        check_config("distill", config)

@@ -67,10 +67,11 @@ def vqa(source=SOURCE, **options) -> grain.IterDataset:
     options = {
         "batch_size": 8,
         "questions_per_image": 6,
-        "question_length": 10,
         "seed": 0,
+        "tokenizers": {"student": (TOKENIZER, 10)},
+        "answers": source.answers,
     } | options
-    return vqa_batches(source, TOKENIZER, source.answers, **options)
+    return vqa_batches(source, **options)
 
 
 def take(dataset: grain.IterDataset, count: int) -> list:
@@ -184,8 +185,9 @@ def test_the_state_means_the_same_for_another_number_of_hosts():
     halves = [iter(vqa(host_index=h, host_count=2)) for h in range(2)]
     for half in halves:
         half.set_state(iterator.get_state())
-    rows = [next(half)["question"] for half in halves]
-    np.testing.assert_array_equal(np.concatenate(rows), next(iterator)["question"])
+    rows = [next(half)["question"]["student"] for half in halves]
+    whole = next(iterator)["question"]["student"]
+    np.testing.assert_array_equal(np.concatenate(rows), whole)
 
 
 def test_the_state_goes_through_an_orbax_checkpoint(tmp_path):
@@ -214,7 +216,8 @@ def test_threads_do_not_change_the_batches(read_threads):
 
 def test_a_vqa_batch_holds_questions_of_its_images_and_their_answers():
     (batch,) = take(vqa(), 1)
-    assert batch["question"].shape == (8, 6, 10)
+    asked = batch["question"]["student"]
+    assert asked.shape == (8, 6, 10)
     assert batch["target"].shape == (8, 6, 13)
     by_image = {own.image.tobytes(): own for own in SOURCE}
     for row in range(8):
@@ -228,15 +231,27 @@ def test_a_vqa_batch_holds_questions_of_its_images_and_their_answers():
         for slot in range(count):
             answer = int(batch["target"][row, slot].argmax())
             assert batch["target"][row, slot].tolist() == np.eye(13)[answer].tolist()
-            known.remove((*batch["question"][row, slot], answer))
-        assert (batch["question"][row, count:] == TOKENIZER.pad_id).all()
+            known.remove((*asked[row, slot], answer))
+        assert (asked[row, count:] == TOKENIZER.pad_id).all()
         assert (batch["target"][row, count:] == 0).all()
+
+
+def test_each_model_reads_the_same_questions_by_its_own_tokenizer():
+    other = train_tokenizer(["what shape", "is the colour not blue"])
+    readers = {"student": (TOKENIZER, 10), "teacher": (other, 7)}
+    (both,) = take(vqa(tokenizers=readers), 1)
+    for model, reader in readers.items():
+        (alone,) = take(vqa(tokenizers={model: reader}), 1)
+        assert_same({**both, "question": alone["question"]}, alone)
+        assert_same(both["question"][model], alone["question"][model])
+    assert both["question"]["teacher"].shape == (8, 6, 7)
 
 
 def test_questions_are_drawn_without_replacement_and_all_come_up():
     source = Listed([replace(record(0, 5), questions=numbered(5))] * 50)
     batches = take(vqa(source, questions_per_image=2, batch_size=50), 4)
-    words = np.concatenate([batch["question"][:, :, 1] for batch in batches])
+    asked = np.concatenate([batch["question"]["student"] for batch in batches])
+    words = asked[:, :, 1]
     assert (words[:, 0] != words[:, 1]).all()
     counts = np.unique(words, return_counts=True)[1]
     # 400 draws of 5 questions: the standard deviation of a count is about 8.

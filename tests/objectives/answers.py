@@ -60,6 +60,9 @@ def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
             for name in ("hidden", "attention")
             if f"{side}_{name}" in x
         },
+        class_logits=x.get(f"{side}_class_logits"),
+        class_targets=x.get(f"{side}_class_targets"),
+        class_weights=x.get(f"{side}_class_weights"),
     )
 
 

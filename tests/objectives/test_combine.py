@@ -22,6 +22,7 @@ def embeddings(seed, width):
     image, text, masked = (
         jnp.asarray(rng.normal(size=(4, width)), "float32") for _ in "abc"
     )
+    logits, targets = (jnp.asarray(rng.uniform(size=(4, 3)), "float32") for _ in "ab")
     return Embeddings(
         image=image,
         text=text,
@@ -30,6 +31,8 @@ def embeddings(seed, width):
         image_tokens=jnp.asarray(rng.normal(size=(4, 4, 2)), "float32"),
         image_hidden=jnp.asarray(rng.normal(size=(1, 4, 4, 2)), "float32"),
         image_attention=jnp.full((1, 4, 1, 4, 4), 0.25),
+        class_logits=logits,
+        class_targets=targets,
     )
 
 

@@ -11,7 +11,7 @@ from kdjax.objectives import objective_names
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
 NAMES = objective_names()
-BATCH, STUDENT, TEACHER = 16, 8, 12
+BATCH, STUDENT, TEACHER, CLASSES = 16, 8, 12, 5
 LAYERS, HEADS = 1, 2
 # Of towers, the width and the patches.
 TOWERS = {"student": (4, 9), "teacher": (6, 4)}
@@ -108,6 +108,9 @@ def main():
     )
     for side in (student, teacher):
         side["image_attention"] = np.abs(side["image_attention"])
+        side["class_logits"] = rng.normal(size=(BATCH, CLASSES)).astype("float32")
+    student["class_targets"] = rng.uniform(size=(BATCH, CLASSES)).astype("float32")
+    student["class_weights"] = rng.uniform(size=BATCH).astype("float32")
     state = nnx.to_pure_dict(state)
     gradients, values = answer(student, state, teacher)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objectives import answers, oracle, oracle_tokens
+from objectives import answers, oracle, oracle_classes, oracle_tokens
 
 from kdjax.objectives.registry import REGISTRY
 
@@ -33,7 +33,7 @@ few = settings(max_examples=5)
 
 # A perfect student goes on: it sharpens what it knows of pairs, or learns a scale, or
 # an adaptor to its own tokens, which starts at random.
-RESTLESS = {"clip", "siglip", "icl", "cross_kd", "afd", "tokens", "hidden"}
+RESTLESS = {"clip", "siglip", "icl", "cross_kd", "afd", "tokens", "hidden", "bce"}
 RESTLESS_FORMS = {"siglip_distill form=mobileclip2"}
 # The texts that it compares with are the teacher's, or there are none.
 IMAGES_ALONE = {"dime_fm", "tokens", "hidden", "attention"}
@@ -44,6 +44,7 @@ READ = {
     "image_hidden": "hidden",
     "image_attention": "attention",
 }
+CLASSES = "student_class_logits"
 
 
 @cache
@@ -73,10 +74,11 @@ def compiled(teacher_width):
 
 
 def inputs(seed, teacher_width=6):
-    """Arrays of both sides, of sigmoid models."""
+    """Arrays of both sides, of sigmoid models with a classifier on top."""
     rng = np.random.default_rng(seed)
     x = oracle.inputs(rng, BATCH, 4, teacher_width)
     x |= oracle_tokens.towers(rng, BATCH, alike=teacher_width == 4)
+    x |= oracle_classes.inputs(rng, BATCH, 3)
     sides = {name: x[name] for name in x if name.startswith(("student", "teacher"))}
     return sides | {"student_bias": np.array(-3.0), "teacher_bias": np.array(-2.0)}
 
@@ -110,8 +112,14 @@ def test_the_student_learns_and_the_teacher_gets_no_gradient(form):
     for leaf, gradient in gradients.items():
         if leaf.startswith("teacher"):
             assert not gradient.any(), leaf
-    needs = REGISTRY[FORMS[form][0]].needs
-    for name in [READ[field] for field in needs] or ["image"]:
+    entry = REGISTRY[FORMS[form][0]]
+    if entry.of == "classes":
+        moves = {leaf for leaf in gradients if gradients[leaf].any()}
+        assert CLASSES in moves
+        assert not moves & {"student_image", "student_text", "student_scale"}
+        return
+    assert not gradients[CLASSES].any()
+    for name in [READ[field] for field in entry.needs] or ["image"]:
         assert gradients[f"student_{name}"].any(), name
     assert gradients["student_text"].any() or FORMS[form][0] in IMAGES_ALONE
 
@@ -122,7 +130,7 @@ def test_the_student_learns_and_the_teacher_gets_no_gradient(form):
 def test_a_perfect_student_is_at_rest(form, seed):
     x = inputs(seed, 4)
     x["teacher_masked"] = x["teacher_image"]
-    perfect = {name: x[name.replace("student", "teacher")] for name in x}
+    perfect = {k: x.get(k.replace("student", "teacher"), x[k]) for k in x}
     _, gradients = compiled(4)(perfect)[form]
     moves = [leaf for leaf, g in gradients.items() if np.abs(g).max() > 1e-4]
     restless = FORMS[form][0] in RESTLESS or form in RESTLESS_FORMS
@@ -141,7 +149,9 @@ def degenerate(kind):
         return x | {name: np.repeat(x[name][:1], BATCH, axis=0) for name in rows}
     if kind == "one row":
         return x | {name: x[name][:1] for name in rows}
-    return x | {"student_scale": np.array(kind), "teacher_scale": np.array(kind)}
+    classes = {name: kind * x[name] for name in x if name.endswith("class_logits")}
+    scales = {"student_scale": np.array(kind), "teacher_scale": np.array(kind)}
+    return x | classes | scales
 
 
 KINDS = ["zeros", "a zero row", "duplicates", "one row", 1e-3, 1e3]

@@ -1,7 +1,7 @@
 import pytest
 
 from kdjax.errors import UserError
-from kdjax.objectives import expand, objective_names, preset_names
+from kdjax.objectives import check_of, expand, objective_names, preset_names
 
 CLIP_KD = {
     "clip": {"weight": 1.0},
@@ -87,6 +87,28 @@ def test_the_order_of_a_spec_is_kept():
 def test_what_is_wrong_is_refused_with_a_sentence(spec, message):
     with pytest.raises(UserError, match=message):
         expand(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "of", "message"),
+    [
+        (
+            {"clip": {}, "dkd": {}},
+            "pairs",
+            "objective dkd is of classes .* clip, siglip",
+        ),
+        ("clip_kd", "classes", "objective clip is of pairs .* among bce, hinton, dkd$"),
+        ({"hintno": {}}, "classes", "did you mean 'hinton'"),
+    ],
+)
+def test_what_a_run_cannot_compare_is_refused(spec, of, message):
+    with pytest.raises(UserError, match=message):
+        check_of(spec, of)
+
+
+def test_what_a_run_can_compare_passes():
+    check_of("clip_kd", "pairs")
+    check_of({"bce": {}, "hinton": {}, "dkd": {}}, "classes")
 
 
 def test_whole_numbers_are_numbers_like_any_other():

@@ -41,7 +41,8 @@ TASKS = {
             layers=1,
             num_heads=2,
             num_answers=5,
-        )
+        ),
+        (("bce", (("weight", 1.0),)),),
     ),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from kdjax.models import CLIP as CLIPModel
-from kdjax.models import VQAConfig, architecture, graph_of
+from kdjax.models import VQAConfig, VQAModel, architecture, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
@@ -28,12 +28,19 @@ MODEL = VQAConfig(
     num_heads=2,
     num_answers=5,
 )
+
+
+def as_pairs(spec):
+    """Objectives as a task has them."""
+    return tuple((k, tuple(sorted(v.items()))) for k, v in expand(spec).items())
+
+
 TASKS = {
     "clip": ContrastiveTask(CLIP, (), (("clip", (("weight", 1.0),)),)),
     "mfd": ContrastiveTask(
         CLIP, (CLIP,), (("mfd", (("reduction", "sum"), ("weight", 1.0))),)
     ),
-    "vqa": VQATask(MODEL),
+    "vqa": VQATask(MODEL, as_pairs({"bce": {}})),
 }
 START = jnp.float32(0)
 OPTIMIZER = {
@@ -52,7 +59,7 @@ def batch():
         "image": rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8),
         "text": {"student": rng.integers(1, 40, (2, 6)).astype(np.int32)},
         "bits": rng.integers(0, 2**32, 2, np.uint32),
-        "question": rng.integers(1, 40, (2, 3, 6)).astype(np.int32),
+        "question": {"student": rng.integers(1, 40, (2, 3, 6)).astype(np.int32)},
         "target": rng.uniform(size=(2, 3, 5)).astype(np.float32),
         "mask": np.ones((2, 3), bool),
     }
@@ -126,10 +133,7 @@ def test_a_masked_image_is_what_the_student_sees_of_it(batch):
 
 
 SIGMOID = replace(CLIP, logit_bias_init=-10.0)
-BOTH = tuple(
-    (name, tuple(sorted(options.items())))
-    for name, options in expand({"siglip": {}, "siglip_distill": {}}).items()
-)
+BOTH = as_pairs({"siglip": {}, "siglip_distill": {}})
 
 
 def test_a_bias_is_learnt_beside_a_student_that_has_none():
@@ -201,3 +205,95 @@ def test_what_is_estimated_stays_bit_for_bit_while_adaptors_learn(batch):
 
     after = state.params["objective"]
     jax.tree_util.tree_map_with_path(compare, before, after)
+
+
+ANSWERS = {"bce": {"weight": 0.5}, "hinton": {"form": "sigmoid", "temperature": 1.0}}
+# Of other images, other words and another length of question than the student's.
+TEACHER = replace(
+    MODEL,
+    vision=replace(CLIP.vision, mean=(0.1, 0.2, 0.3)),
+    vocab_size=50,
+    question_length=8,
+)
+
+
+@pytest.fixture(scope="module")
+def answering(batch):
+    """A task with a teacher, what it trains, the teacher, and a batch of both."""
+    task = VQATask(MODEL, as_pairs(ANSWERS), TEACHER)
+    rng = np.random.default_rng(1)
+    theirs = jnp.asarray(rng.integers(1, 50, (2, 3, 8)).astype(np.int32))
+    mask = jnp.array([[True, True, False], [True, False, False]])
+    asked = {**batch["question"], "teacher": theirs}
+    teacher = VQAModel(TEACHER, rngs=nnx.Rngs(3))
+    # A head like the others, whose answers differ; at the start all are near even.
+    teacher.head.kernel[...] = 3 * jnp.asarray(rng.normal(size=(16, 5)), "float32")
+    both = {**batch, "question": asked, "mask": mask}
+    return task, task.init(nnx.Rngs(0)), teacher, both
+
+
+lose = nnx.jit(lambda task, *given: task.loss(*given, START), static_argnums=0)
+
+
+def said_by(model, batch, name):
+    """A model's answers to its own questions about the images as it sees them."""
+    images = preprocess(batch["image"], model.config.vision)
+    return np.asarray(model(images, batch["question"][name]), float)
+
+
+def test_a_vqa_model_learns_from_labels_and_from_its_teachers_answers(answering):
+    task, trained, teacher, batch = answering
+    x, z = (
+        said_by(model, batch, name)
+        for model, name in ((trained.model, "student"), (teacher, "teacher"))
+    )
+    p, q, t = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-z)), np.asarray(batch["target"])
+    of_labels = -(t * np.log(p) + (1 - t) * np.log(1 - p))
+    of_teacher = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+    asked = np.asarray(batch["mask"])
+    expected = {
+        name: rows.sum(-1)[asked].mean()
+        for name, rows in (("bce", of_labels), ("hinton", of_teacher))
+    }
+    params = nnx.to_pure_dict(nnx.state(teacher))
+    loss, terms = lose(task, trained, params, batch)
+    assert {k: float(v) for k, v in terms.items()} == pytest.approx(expected, rel=1e-4)
+    total = 0.5 * expected["bce"] + expected["hinton"]
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+
+
+def test_what_is_asked_in_padding_changes_nothing(answering):
+    task, trained, teacher, batch = answering
+    params = nnx.to_pure_dict(nnx.state(teacher))
+    other = {
+        name: jnp.where(batch["mask"][..., None], ids, 7)
+        for name, ids in batch["question"].items()
+    }
+    target = jnp.where(batch["mask"][..., None], batch["target"], 0.5)
+    padded = {**batch, "question": other, "target": target}
+    found, expected = (lose(task, trained, params, b)[0] for b in (padded, batch))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_tokens_that_a_batch_carries_stand_for_both_towers(answering):
+    task, trained, teacher, batch = answering
+    tokens = {
+        name: model.vision(preprocess(batch["image"], model.config.vision)).all_tokens
+        for name, model in (("student", trained.model), ("teacher", teacher))
+    }
+    held = {k: v for k, v in batch.items() if k != "image"} | {"tokens": tokens}
+    params = nnx.to_pure_dict(nnx.state(teacher))
+    found, expected = (lose(task, trained, params, b)[0] for b in (held, batch))
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_teacher_of_answers_gets_no_gradient(answering):
+    task, trained, teacher, batch = answering
+    graph, state = nnx.split(trained)
+    ours, theirs = map(nnx.to_pure_dict, (state, nnx.state(teacher)))
+
+    def loss(theirs, ours):
+        return task.loss(nnx.merge(graph, ours), theirs, batch, START)[0]
+
+    gradients = jax.jit(jax.grad(loss))(theirs, ours)
+    assert not any(g.any() for g in jax.tree.leaves(gradients))
