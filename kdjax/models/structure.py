@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax.sharding import AbstractMesh
 
 from kdjax.models.clip import CLIP
 from kdjax.models.config import CLIPConfig, VQAConfig
 
 Model = Callable[..., nnx.Module]
 Config = CLIPConfig | VQAConfig
+NO_MESH = AbstractMesh((), ())
 # A module's parameters, as nested dicts of arrays.
 Params = dict[str, Any]
 # What of a CLIP model takes images, and texts, to the joint space.
@@ -34,7 +36,10 @@ def abstract_of(model: Model, config: Config) -> nnx.State:
 @functools.lru_cache(maxsize=32)
 def _structure(model: Model, config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     """Trace a module's construction, once for each config: it takes a while."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))
+    # On the mesh of the context NNX would look for axes of the names of logical ones.
+    with jax.sharding.use_abstract_mesh(NO_MESH):
+        module = nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(module)
     return graph, state
 
 
