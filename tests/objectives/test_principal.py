@@ -2,9 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from objectives import oracle, oracle_tokens
 from objectives.terms import embeddings
 
+from kdjax.errors import UserError
+from kdjax.objectives import build_objective
 from kdjax.objectives.adaptors import Basis
 from kdjax.objectives.clip_kd import fd_loss
 from kdjax.objectives.principal import principal_loss
@@ -91,3 +94,22 @@ def test_what_was_estimated_gets_no_gradient():
         return principal_loss(student, teacher, basis=basis)
 
     assert not jax.grad(loss)(jnp.ones(WIDTH)).any()
+
+
+def test_a_schedule_takes_more_directions_step_by_step():
+    def term(components, progress):
+        objective = build_objective(
+            {"principal": {"components": components}},
+            student_width=WIDTH,
+            teacher_width=WIDTH,
+            rngs=nnx.Rngs(0),
+        )
+        objective.parts[0].basis = basis_of(inputs())
+        return float(objective(*sides(inputs()), progress)[1]["principal"])
+
+    growing = {"start": 0.2, "end": 1.0, "until": 0.5}
+    for progress, share in ((0.0, 0.2), (0.25, 0.6), (0.5, 1.0), (1.0, 1.0)):
+        assert term(growing, progress) == pytest.approx(term(share, 0.0), rel=1e-6)
+    assert term(0.2, 0.0) != pytest.approx(term(1.0, 0.0), rel=1e-2)
+    with pytest.raises(UserError, match=r"the end of components .* is 2\.0; give a"):
+        term({"start": 0.2, "end": 2.0}, 0.0)

@@ -78,10 +78,10 @@ def test_a_teacher_falls_silent_at_once_and_entirely():
     for progress in (0.0, 0.3, 0.59):
         ours, theirs = stopped(progress), full(progress)
         assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+        assert ours[2].image.any()
         for mine, other in zip(
             *map(jax.tree.leaves, (ours[2], theirs[2])), strict=True
         ):
-            assert mine.any()
             np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-7)
     for progress in (0.6, 0.61, 1.0):
         value, terms, gradients = stopped(progress)
@@ -114,11 +114,13 @@ def test_without_progress_it_is_the_start():
     assert float(total) == pytest.approx(2 * float(terms["clip"]))
 
 
+# Shares are in test_principal.py.
 SCHEDULED = {
     name: scheduled
     for name, entry in REGISTRY.items()
     if (scheduled := [k for k, option in entry.options.items() if option.scheduled])
     and not entry.needs
+    and name != "principal"
 }
 
 
