@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.divergence import log_divergences, row_divergences
+from kdjax.objectives.schedules import Scalar
 
 
 def bce_loss(student: Embeddings) -> Float[Array, ""]:
@@ -25,7 +26,7 @@ def hinton_loss(
     student: Embeddings,
     teacher: Embeddings,
     *,
-    temperature: float = 4.0,
+    temperature: Scalar = 4.0,
     form: str = "softmax",
 ) -> Float[Array, ""]:
     """Return t^2 KL(softmax(z' / t) || softmax(z / t)), z' the teacher's logits.
@@ -53,7 +54,7 @@ def dkd_loss(
     *,
     alpha: float = 1.0,
     beta: float = 0.5,
-    temperature: float = 1.0,
+    temperature: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """Return t^2 (a TCKD + b NCKD) of logits that are divided by t.
 

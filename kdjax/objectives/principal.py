@@ -9,6 +9,7 @@ from kdjax.embeddings import Embeddings
 from kdjax.objectives.adaptors import Basis, Rotation
 from kdjax.objectives.clip_kd import fd_loss
 from kdjax.objectives.cosines import normalize
+from kdjax.objectives.schedules import Scalar
 
 
 def principal_loss(
@@ -16,7 +17,7 @@ def principal_loss(
     teacher: Embeddings,
     *,
     basis: Basis,
-    components: Float[Array, ""] | float = 1.0,
+    components: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """Return `fd_loss` within the teacher's k leading principal directions.
 

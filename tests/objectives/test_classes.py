@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objectives import answers, oracle, oracle_classes
 
 from kdjax.embeddings import Embeddings
+from kdjax.objectives import build_objective
 from kdjax.objectives.classes import bce_loss, dkd_loss, hinton_loss
 
 FORMS = {
@@ -183,3 +185,19 @@ def test_binary_cross_entropy_is_summed_over_classes_and_averaged_over_rows():
     """At even odds each class costs ln 2, whatever its target."""
     student, _ = both(student_class_logits=np.zeros((5, 4)))
     assert float(bce_loss(student)) == pytest.approx(4 * np.log(2), rel=1e-6)
+
+
+def test_temperatures_may_be_scheduled():
+    x = answers.as_float32(no_pairs(inputs()))
+    sides = [answers.embeddings(x, side) for side in ("student", "teacher")]
+    moving = {"temperature": {"start": 2.0, "end": 6.0}}
+
+    def terms(options, progress):
+        spec = {name: options for name in ("hinton", "dkd")}
+        built = build_objective(
+            spec, student_width=0, teacher_width=0, rngs=nnx.Rngs(0)
+        )
+        return {name: float(x) for name, x in built(*sides, progress)[1].items()}
+
+    expected = terms({"temperature": 3.0}, 0.0)
+    assert terms(moving, 0.25) == pytest.approx(expected, rel=1e-6)

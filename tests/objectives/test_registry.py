@@ -4,9 +4,9 @@ from kdjax.errors import UserError
 from kdjax.objectives import check_of, expand, objective_names, preset_names
 
 CLIP_KD = {
-    "clip": {"weight": 1.0},
+    "clip": {"weight": 1.0, "duplicates": "negative"},
     "crd": {"weight": 1.0, "teacher_scale": "calibrated"},
-    "icl": {"weight": 1.0, "scale": "raw"},
+    "icl": {"weight": 1.0, "scale": "raw", "duplicates": "negative"},
     "fd": {"weight": 3.9, "reduction": "sum"},
 }
 

@@ -114,13 +114,14 @@ def test_without_progress_it_is_the_start():
     assert float(total) == pytest.approx(2 * float(terms["clip"]))
 
 
-# Shares are in test_principal.py.
+# Shares are in test_principal.py, classes in test_classes.py.
 SCHEDULED = {
     name: scheduled
     for name, entry in REGISTRY.items()
     if (scheduled := [k for k, option in entry.options.items() if option.scheduled])
     and not entry.needs
     and name != "principal"
+    and entry.of == "pairs"
 }
 
 
