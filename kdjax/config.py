@@ -26,6 +26,7 @@ def training_defaults() -> ConfigDict:
             "seed": 0,
             "steps": 300,
             "batch_size": 64,
+            "microbatch": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "optimizer": {
                 "learning_rate": 1e-3,

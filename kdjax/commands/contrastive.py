@@ -77,6 +77,7 @@ def _run(
         student_config,
         tuple(teacher.config for teacher in teachers),
         objectives_of(config),
+        config.microbatch,
     )
     objective = task.objective_shapes()
     statistics = estimate_statistics(teachers, source, objective)

@@ -118,6 +118,7 @@ TRAINING: dict[str, Any] = {
     "seed": SEED,
     "steps": Number(0, whole=True),
     "batch_size": COUNT,
+    "microbatch": Number(0, whole=True),
     "mesh": {"data": AXIS, "fsdp": AXIS, "tensor": AXIS},
     "optimizer": {
         "learning_rate": Number(),
@@ -200,7 +201,11 @@ def check_config(command: str, config: ConfigDict) -> None:
     """
     _check(command, "", SCHEMAS[command], to_plain(config))
     if "mesh" in config:
-        check_rows(config.batch_size, make_mesh(dict(config.mesh)))
+        mesh = make_mesh(dict(config.mesh))
+        check_rows("batch_size", config.batch_size, mesh)
+        if config.microbatch:
+            check_rows("microbatch", config.microbatch, mesh)
+            check_parts(config.batch_size, config.microbatch)
     if "data" in config:
         source_of(config, config.eval.split)
     if "batch_size" in config:
@@ -220,6 +225,19 @@ def check_config(command: str, config: ConfigDict) -> None:
         wanted_scales(config.teacher_scale, len(teacher_names(config.teacher)))
     if "head" in config:
         check_heads(config.head.width, config.head.num_heads)
+
+
+def check_parts(batch_size: int, microbatch: int) -> None:
+    """Check that a batch can be seen in parts of so many rows.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if batch_size % microbatch:
+        raise UserError(
+            f"microbatch {microbatch} does not divide batch_size {batch_size}: choose "
+            "one that does, or 0 for all rows at once"
+        )
 
 
 def _check(command: str, path: str, schema: Any, value: Any) -> None:

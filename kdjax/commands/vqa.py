@@ -64,7 +64,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     blank = config.data.get("blank", False)
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
-    task = VQATask(model, objectives_of(config), teacher.config)
+    task = VQATask(model, objectives_of(config), teacher.config, config.microbatch)
 
     def warm_start(params: Params) -> Params:
         given = {} if tower is None else {"model": {"vision": tower}}

@@ -34,8 +34,8 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_rows(rows: int, mesh: Mesh) -> None:
-    """Check that a global batch of so many rows can be split over a mesh.
+def check_rows(key: str, rows: int, mesh: Mesh) -> None:
+    """Check that so many rows can be split over a mesh; `key` is what they are.
 
     Raises:
         UserError: it cannot.
@@ -44,8 +44,7 @@ def check_rows(rows: int, mesh: Mesh) -> None:
     if rows % shares:
         named = " x ".join(f"mesh.{axis} {mesh.shape[axis]}" for axis in BATCH_AXES)
         raise UserError(
-            f"batch_size {rows} cannot be split over {named}: choose a multiple of "
-            f"{shares}"
+            f"{key} {rows} cannot be split over {named}: choose a multiple of {shares}"
         )
 
 

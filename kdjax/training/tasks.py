@@ -17,6 +17,7 @@ from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.objectives import Objective, build_objective
 from kdjax.objectives.patches import LAYERED
+from kdjax.training.microbatches import in_parts
 
 # Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
 MASKED = 0.75
@@ -70,11 +71,13 @@ class ContrastiveTask:
             the batch carries their outputs, the scales and a logit bias alone are
             needed.
         objectives: names with their options, as sorted pairs.
+        microbatch: rows that the towers see at a time; 0 for all.
     """
 
     student: CLIPConfig
     teachers: tuple[CLIPConfig, ...]
     objectives: tuple[tuple[str, Options], ...]
+    microbatch: int = 0
 
     def init(self, rngs: nnx.Rngs) -> Trained:
         """Return the student and the objective's parameters."""
@@ -100,39 +103,58 @@ class ContrastiveTask:
         self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
-        images = preprocess(batch["image"], self.student.vision)
-        needs, text = trained.objective.needs, batch["text"]["student"]
-        asked = _asked(needs)
-        student = trained.model.embeddings(images, text, **asked)
-        student = replace(student, text_id=text_id(text))
-        if "masked_image" in needs:
-            keep = kept_patches(batch["bits"], self.student.vision.num_patches)
-            masked = trained.model.encode_image(images, keep=keep)
-            student = replace(student, masked_image=masked)
+        needs = trained.objective.needs
+        student = self._student(trained.model, batch, needs)
         given = jax.lax.stop_gradient(frozen) or ()
         teachers = tuple(
-            self._teacher(k, params, batch, asked) for k, params in enumerate(given)
+            self._teacher(k, params, batch, needs) for k, params in enumerate(given)
         )
         return trained.objective(student, teachers or None, progress)
 
+    def _student(self, model: Any, batch: Batch, needs: Collection[str]) -> Embeddings:
+        """Return what the student says of a batch."""
+        graph, params = _parted(model)
+
+        def see(rows: Batch) -> dict[str, Array]:
+            model = nnx.merge(graph, params)
+            images = preprocess(rows["image"], self.student.vision)
+            said = model.embeddings(images, rows["text"], **_asked(needs))
+            if "masked_image" in needs:
+                keep = kept_patches(rows["bits"], self.student.vision.num_patches)
+                masked = model.encode_image(images, keep=keep)
+                said = replace(said, masked_image=masked)
+            return _as_rows(said)
+
+        text = batch["text"]["student"]
+        rows = {"image": batch["image"], "text": text}
+        if "masked_image" in needs:
+            rows["bits"] = batch["bits"]
+        said = in_parts(see, rows, self.microbatch)
+        return _of_rows(said, text_id=text_id(text))
+
     def _teacher(
-        self, index: int, frozen: Params, batch: Batch, asked: Mapping[str, bool]
+        self, index: int, frozen: Params, batch: Batch, needs: Collection[str]
     ) -> Embeddings:
         """Return what a teacher says of a batch, unless the batch carries it."""
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
         calibrated = frozen.get("calibrated_scale")
         if "teacher" in batch:
-            return Embeddings(
-                **layers_first(batch["teacher"][index]),
+            return _of_rows(
+                batch["teacher"][index],
                 logit_scale=jnp.exp(params["logit_scale"]),
                 logit_bias=params.get("logit_bias"),
                 calibrated_scale=calibrated,
             )
         config = self.teachers[index]
-        model = nnx.merge(graph_of(CLIP, config), params)
-        images = preprocess(batch["image"], config.vision)
-        said = model.embeddings(images, batch["text"][f"teacher_{index}"], **asked)
-        return replace(said, calibrated_scale=calibrated)
+
+        def see(rows: Batch) -> dict[str, Array]:
+            model = nnx.merge(graph_of(CLIP, config), params)
+            images = preprocess(rows["image"], config.vision)
+            return _as_rows(model.embeddings(images, rows["text"], **_asked(needs)))
+
+        rows = {"image": batch["image"], "text": batch["text"][f"teacher_{index}"]}
+        said = in_parts(see, rows, self.microbatch)
+        return _of_rows(said, calibrated_scale=calibrated)
 
 
 def text_id(ids: Int[Array, "B L"]) -> UInt32[Array, "B 2"]:
@@ -155,12 +177,25 @@ def _asked(needs: Collection[str]) -> dict[str, bool]:
     return {field: f"image_{field}" in needs for field in fields}
 
 
-def layers_first(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return held outputs, rows before layers, as `Embeddings` has them."""
-    return {
-        name: jnp.moveaxis(x, 1, 0) if name in LAYERED.values() else x
-        for name, x in outputs.items()
-    }
+def _parted(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """Return a model's structure and its parameters, which inner traces can take."""
+    graph, state = nnx.split(model)
+    return graph, nnx.to_pure_dict(state)
+
+
+def _as_rows(embeddings: Embeddings) -> dict[str, Array]:
+    """Return the fields that there are, with rows before layers."""
+    there = {k: x for k, x in vars(embeddings).items() if x is not None}
+    return {k: _turned(k, x) for k, x in there.items()}
+
+
+def _of_rows(rows: Mapping[str, Array], **more: Any) -> Embeddings:
+    """Return the embeddings of such fields, and of some more."""
+    return Embeddings(**{k: _turned(k, x) for k, x in rows.items()}, **more)
+
+
+def _turned(field: str, x: Array) -> Array:
+    return jnp.swapaxes(x, 0, 1) if field in LAYERED.values() else x
 
 
 def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:
@@ -187,11 +222,13 @@ class VQATask:
         objectives: of classes, names with their options, as sorted pairs.
         teacher: the frozen model, or None; its answers are the trained model's, in
             their order. Its parameters are the `frozen` of the step.
+        microbatch: rows that are seen and answered at a time; 0 for all.
     """
 
     model: VQAConfig
     objectives: tuple[tuple[str, Options], ...]
     teacher: VQAConfig | None = None
+    microbatch: int = 0
 
     def init(self, rngs: nnx.Rngs) -> Trained:
         """Return the model and the objective."""
@@ -208,7 +245,7 @@ class VQATask:
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
         student = Embeddings.of_classes(
-            _answers("student", trained.model, batch),
+            self._answers("student", trained.model, batch),
             _by_question(batch["target"]),
             batch["mask"].reshape(-1).astype(jnp.float32),
         )
@@ -220,16 +257,24 @@ class VQATask:
         if self.teacher is None or frozen is None:
             return None
         model = nnx.merge(graph_of(VQAModel, self.teacher), frozen)
-        return Embeddings.of_classes(_answers("teacher", model, batch))
+        return Embeddings.of_classes(self._answers("teacher", model, batch))
 
+    def _answers(self, name: str, model: Any, batch: Batch) -> Float[Array, "R A"]:
+        """Return a VQA model's logits for every question, padding included."""
+        graph, params = _parted(model)
 
-def _answers(name: str, model: Any, batch: Batch) -> Float[Array, "R A"]:
-    """Return a VQA model's logits for every question, padding included."""
-    tokens = batch.get("tokens", {}).get(name)
-    if tokens is None:  # the batch does not carry what the tower sees
-        images = preprocess(batch["image"], model.config.vision)
-        tokens = model.vision(images).all_tokens
-    return _by_question(model.answer(tokens, batch["question"][name]))
+        def see(rows: Batch) -> Array:
+            model = nnx.merge(graph, params)
+            tokens = rows.get("tokens")
+            if tokens is None:  # the batch does not carry what the tower sees
+                images = preprocess(rows["image"], model.config.vision)
+                tokens = model.vision(images).all_tokens
+            return model.answer(tokens, rows["question"])
+
+        carried = batch.get("tokens", {}).get(name)
+        seen = {"image": batch["image"]} if carried is None else {"tokens": carried}
+        rows = {**seen, "question": batch["question"][name]}
+        return _by_question(in_parts(see, rows, self.microbatch))
 
 
 def _by_question(rows: Float[Array, "B Q A"]) -> Float[Array, "R A"]:

@@ -12,6 +12,7 @@ from kdjax.objectives import objective_names
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
 NAMES = objective_names()
 BATCH, STUDENT, TEACHER, CLASSES = 16, 8, 12, 5
+LAYERED = ("image_hidden", "image_attention")
 LAYERS, HEADS = 1, 2
 # Of towers, the width and the patches.
 TOWERS = {"student": (4, 9), "teacher": (6, 4)}
@@ -68,7 +69,6 @@ def main():
     from kdjax.models.config import TransformerConfig
     from kdjax.objectives import build_objective
     from kdjax.parallel import make_mesh, to_global
-    from kdjax.training.tasks import layers_first
 
     towers = {
         side: TransformerConfig(
@@ -90,7 +90,11 @@ def main():
         scale = np.float32(9)
         sides = [
             Embeddings(
-                **layers_first(x), masked_image=x["image"][::-1], logit_scale=scale
+                **{
+                    k: np.swapaxes(v, 0, 1) if k in LAYERED else v for k, v in x.items()
+                },
+                masked_image=x["image"][::-1],
+                logit_scale=scale,
             )
             for x in (student, teacher)
         ]
