@@ -48,12 +48,14 @@ LEARNT |= {
 
 
 def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
+    text_id = x.get(f"{side}_text_id")
     return Embeddings(
         image=x[f"{side}_image"],
         text=x[f"{side}_text"],
         logit_scale=x[f"{side}_scale"],
         logit_bias=x.get(f"{side}_bias"),
         masked_image=x.get(f"{side}_masked"),
+        text_id=None if text_id is None else text_id.astype(jnp.uint32),
         image_tokens=x.get(f"{side}_tokens"),
         **{
             f"image_{name}": jnp.moveaxis(x[f"{side}_{name}"], 1, 0)
@@ -86,6 +88,7 @@ def built(
     spec: Mapping[str, Any],
     x: Mapping[str, Any],
     teachers: Sequence[str] = ("teacher",),
+    block_rows: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """An objective's graph, and its parameters by the names of arrays."""
     graph, state = nnx.split(
@@ -96,6 +99,7 @@ def built(
             student_bias="student_bias" in x,
             student_vision=tower(x, "student"),
             teacher_vision=tower(x, "teacher"),
+            block_rows=block_rows,
             rngs=nnx.Rngs(0),
         )
     )

@@ -1,6 +1,5 @@
 """What holds of every registered objective in each of its forms; new ones included."""
 
-from collections.abc import Iterator
 from functools import cache
 
 import jax
@@ -10,24 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objectives import answers, oracle, oracle_classes, oracle_tokens
+from objectives.forms import FORMS
 
 from kdjax.objectives.registry import REGISTRY
 
 BATCH = 5
-
-
-def forms() -> Iterator[tuple[str, tuple[str, dict]]]:
-    """Every objective as it is by default, and with each other choice of an option."""
-    for name, entry in REGISTRY.items():
-        yield name, (name, {})
-        for key, option in entry.options.items():
-            for choice in option.choices:
-                if choice != option.default:
-                    yield f"{name} {key}={choice}", (name, {key: choice})
-
-
-FORMS = dict(forms())
-FORMS["affinity within"] = ("affinity", {"image_image": 1.0, "text_text": 1.0})
 every = pytest.mark.parametrize("form", FORMS)
 few = settings(max_examples=5)
 
@@ -79,6 +65,7 @@ def inputs(seed, teacher_width=6):
     x = oracle.inputs(rng, BATCH, 4, teacher_width)
     x |= oracle_tokens.towers(rng, BATCH, alike=teacher_width == 4)
     x |= oracle_classes.inputs(rng, BATCH, 3)
+    x["student_text_id"] = rng.integers(3, size=(BATCH, 1))
     sides = {name: x[name] for name in x if name.startswith(("student", "teacher"))}
     return sides | {"student_bias": np.array(-3.0), "teacher_bias": np.array(-2.0)}
 
