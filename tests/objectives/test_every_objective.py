@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objectives import answers, oracle, oracle_classes, oracle_tokens
-from objectives.forms import FORMS
+from objectives.forms import FORMS, has_blocks
 
 from kdjax.objectives.registry import REGISTRY
 
@@ -33,11 +33,20 @@ READ = {
 CLASSES = "student_class_logits"
 
 
+IN_BLOCKS = [form for form, (name, _) in FORMS.items() if has_blocks(name)]
+# Of five rows: blocks of two and one of one.
+ROWS = 2
+
+
 @cache
-def compiled(teacher_width):
+def compiled(teacher_width, block_rows=None):
     """Every form's value with its gradients, of arrays and of what it learns."""
     x = inputs(0, teacher_width)
-    parts = {form: answers.built(dict([spec]), x) for form, spec in FORMS.items()}
+    asked_for = IN_BLOCKS if block_rows else FORMS
+    parts = {
+        form: answers.built(dict([FORMS[form]]), x, block_rows=block_rows)
+        for form in asked_for
+    }
 
     def asked(form, x):
         graph, learnt = parts[form]
@@ -50,7 +59,7 @@ def compiled(teacher_width):
         value, gradients = jax.value_and_grad(term, argnums=(0, 1))(x, learnt)
         return value, gradients[0] | gradients[1]
 
-    function = jax.jit(lambda x: {form: asked(form, x) for form in FORMS})
+    function = jax.jit(lambda x: {form: asked(form, x) for form in asked_for})
 
     def run(x, dtype=jnp.float32):
         arrays = {name: jnp.asarray(array, dtype) for name, array in x.items()}
@@ -151,6 +160,18 @@ def test_degenerate_inputs_give_numbers(form, kind):
     assert np.isfinite(value)
     for leaf, gradient in gradients.items():
         assert np.isfinite(gradient).all(), leaf
+
+
+@pytest.mark.parametrize("form", IN_BLOCKS)
+@pytest.mark.parametrize("kind", ["random", *KINDS])
+def test_blocks_of_rows_give_what_the_whole_batch_gives(form, kind):
+    x = inputs(3) if kind == "random" else degenerate(kind)
+    value, gradients = compiled(6)(x)[form]
+    in_blocks, block_gradients = compiled(6, ROWS)(x)[form]
+    assert in_blocks == pytest.approx(value, rel=1e-5, abs=1e-5)
+    for leaf, expected in gradients.items():
+        atol = 1e-5 + 1e-4 * np.abs(expected).max()
+        np.testing.assert_allclose(block_gradients[leaf], expected, atol=atol)
 
 
 @every
