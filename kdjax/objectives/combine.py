@@ -1,6 +1,6 @@
 """Several objectives as one module, with the parameters that they learn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,9 @@ class Objective(nnx.Module):
             self._refuse_without_teacher()
             teacher_width = student_width
         self.block_rows = block_rows
-        self.needs = frozenset(x for name in chosen for x in REGISTRY[name].needs)
+        self.needs = frozenset(
+            field for name in chosen for field in _needed(name, chosen[name])
+        )
         learnt = {part for name in chosen for part in REGISTRY[name].learns}
         widths = teacher_width if isinstance(teacher_width, tuple) else (teacher_width,)
         self.parts = nnx.List(
@@ -166,6 +168,12 @@ def _against(
         learnt["scale"] = _in_form(parts.fusion.scale, options["scale"])
         learnt["fusion"] = parts.fusion
     return entry.function(student, teacher, **{**options, **learnt})
+
+
+def _needed(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the fields that an objective with these options reads of the student."""
+    alike = options.get("duplicates", "negative") != "negative"
+    return REGISTRY[name].needs + (("text_id",) if alike else ())
 
 
 def _in_float32(x: Array) -> Array:

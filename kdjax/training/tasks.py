@@ -130,7 +130,7 @@ class ContrastiveTask:
         if "masked_image" in needs:
             rows["bits"] = batch["bits"]
         said = in_parts(see, rows, self.microbatch)
-        return _of_rows(said, text_id=text_id(text))
+        return _of_rows(said, text_id=text_id(text) if "text_id" in needs else None)
 
     def _teacher(
         self, index: int, frozen: Params, batch: Batch, needs: Collection[str]
