@@ -57,7 +57,7 @@ def batch_of(size):
 
 
 SPEC = {
-    "clip": {},
+    "clip": {"duplicates": "mask"},
     "crd": {},
     "fd": {},
     "mfd": {},

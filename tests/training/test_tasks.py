@@ -15,7 +15,7 @@ from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
 from kdjax.training.optimizer import OptimizerConfig, stop_frozen
 from kdjax.training.steps import build_program
-from kdjax.training.tasks import ContrastiveTask, VQATask, kept_patches
+from kdjax.training.tasks import ContrastiveTask, VQATask, kept_patches, text_id
 
 CLIP = architecture("nano-16")
 MODEL = VQAConfig(
@@ -297,3 +297,28 @@ def test_the_teacher_of_answers_gets_no_gradient(answering):
 
     gradients = jax.jit(jax.grad(loss))(theirs, ours)
     assert not any(g.any() for g in jax.tree.leaves(gradients))
+
+
+def test_texts_are_alike_where_all_their_tokens_are():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 50, (400, 8)).astype(np.int32)
+    ids[1], ids[2, :7] = ids[0], ids[0, :7]
+    found = np.asarray(text_id(jnp.asarray(ids)))
+    assert (found[0] == found[1]).all()
+    distinct = {tuple(row) for row in ids}
+    assert len({tuple(row) for row in found}) == len(distinct)
+
+
+def test_a_caption_that_a_batch_has_twice_can_be_left_out(batch):
+    def loss(text, duplicates):
+        spec = as_pairs({"clip": {"duplicates": duplicates}})
+        task = ContrastiveTask(CLIP, (), spec)
+        trained = task.init(nnx.Rngs(0))
+        return float(task.loss(trained, None, {**batch, "text": text}, START)[0])
+
+    ids = batch["text"]["student"]
+    twice = {"student": jnp.broadcast_to(ids[:1], ids.shape)}
+    # What is left of every row is its own pair.
+    assert loss(twice, "mask") == pytest.approx(0, abs=1e-6)
+    assert loss(twice, "negative") > 0.1
+    assert loss({"student": ids}, "mask") == loss({"student": ids}, "negative")
