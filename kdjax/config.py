@@ -1,5 +1,6 @@
 """Config files, their overrides, their identity, and the choices they share."""
 
+import ast
 import hashlib
 import importlib.resources
 import json
@@ -12,8 +13,8 @@ from ml_collections import ConfigDict
 
 from kdjax.errors import UserError
 
-# What stands for a set of objectives on a command line: a preset.
-PRESET = re.compile(r"--config\.objectives=(\w+)")
+# Objectives on a command line: a preset or a mapping, or an option of one of them.
+OBJECTIVES = re.compile(r"--config\.((?:\w+\.)*objectives(?:\.\w+)*)=(.*)", re.DOTALL)
 # Settings that say how a run is watched and not what it computes.
 WATCHING = ("log_every", "wandb")
 NO_FUNCTION = "it has no function get_config()"
@@ -80,9 +81,9 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     file, _, argument = config.partition(":")
     path = f"{find_config(file)}{':' + argument if argument else ''}"
-    # In a file they are a mapping mostly, which no text may replace as other values.
-    presets = [x[1] for x in map(PRESET.fullmatch, overrides) if x]
-    others = [x for x in overrides if not PRESET.fullmatch(x)]
+    # They may get what the file's do not have, as no other key may.
+    objectives = [x.groups() for x in map(OBJECTIVES.fullmatch, overrides) if x]
+    others = [x for x in overrides if not OBJECTIVES.fullmatch(x)]
     argv = ["kdjax", f"--config={path}", *others]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -99,19 +100,40 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
             f"config {file}: its get_config() returns {values.config!r}; it must be a "
             "ml_collections.ConfigDict"
         )
-    if presets:
-        _choose_preset(values.config, presets[-1])
+    for path, text in objectives:
+        _set_objectives(values.config, path, text)
     return values.config
 
 
-def _choose_preset(config: ConfigDict, name: str) -> None:
-    if "objectives" not in config:
+def _set_objectives(config: ConfigDict, path: str, text: str) -> None:
+    """Set objectives, or something in them that may be new, to a word or a literal.
+
+    Raises:
+        UserError: there are no objectives there, or they are a preset.
+    """
+    *above, last = path.split(".")
+    at: Any = config
+    for depth, key in enumerate(above):
+        new = isinstance(at, ConfigDict) and key not in at
+        if new and "objectives" in above[:depth]:
+            with at.unlocked():
+                at[key] = ConfigDict()
+        at = at.get(key) if isinstance(at, ConfigDict) else None
+    if not isinstance(at, ConfigDict) or not ("objectives" in above or last in at):
         raise UserError(
-            f"there is no key 'objectives' to set to {name!r}; give one that the "
-            "config has"
+            f"there is no mapping in which to set {path}; give a key that the config "
+            "has, whose objectives are no preset"
         )
-    with config.ignore_type():
-        config.objectives = name
+    with at.ignore_type(), at.unlocked():
+        value = _literal(text)
+        at[last] = ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _one_line(error: Exception) -> str:

@@ -50,14 +50,42 @@ def test_a_preset_replaces_the_objectives_of_a_file():
     said = ["--config.objectives=clip_kd", "--config.steps=7"]
     config = load_config("configs/distill/easy_vqa.py", said)
     assert (config.objectives, config.steps) == ("clip_kd", 7)
-    with pytest.raises(UserError, match="no key 'objectives' to set to 'clip_kd'"):
-        load_config("configs/vqa/easy_vqa.py", ["--config.objectives=clip_kd"])
+    with pytest.raises(UserError, match="no mapping in which to set objectives"):
+        load_config("configs/eval/easy_vqa.py", ["--config.objectives=clip_kd"])
 
 
 def test_a_schedule_of_a_file_can_be_changed_key_by_key():
     said = ["--config.objectives.crd.weight.until=0.5"]
     config = load_config("configs/distill/early_stop.py", said)
     assert config.objectives.crd.weight.until == 0.5
+
+
+def test_objectives_and_their_options_can_be_given_that_a_file_does_not_have():
+    said = [
+        "--config.objectives.crd.teacher_scale=50",
+        "--config.objectives.gd.form=paper",
+    ]
+    config = load_config("configs/distill/easy_vqa.py", said)
+    assert config.objectives.crd.to_dict() == {"weight": 1.0, "teacher_scale": 50}
+    assert config.objectives.gd.to_dict() == {"form": "paper"}
+    said = ["--config.objectives={'clip': {}, 'fd': {'weight': 2}}"]
+    config = load_config("configs/distill/easy_vqa.py", said)
+    assert config.objectives.to_dict() == {"clip": {}, "fd": {"weight": 2}}
+    said = ["--config.distill.objectives.clip.weight=0.5"]
+    config = load_config("configs/study/quickstart.py", said)
+    assert config.distill.objectives.clip.weight == 0.5
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["--config.objectives=clip_kd", "--config.objectives.fd.weight=2"],
+        ["--config.nothing.objectives.fd.weight=2"],
+    ],
+)
+def test_what_is_no_mapping_takes_no_options(said):
+    with pytest.raises(UserError, match="no mapping in which to set"):
+        load_config("configs/distill/easy_vqa.py", said)
 
 
 def test_the_hash_names_what_is_computed_and_not_how_it_is_watched():

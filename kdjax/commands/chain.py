@@ -14,6 +14,7 @@ from kdjax.commands.models import (
     directory_of,
     named_runs,
     run_folder,
+    teacher_names,
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.run import run_command
@@ -204,7 +205,8 @@ def _check_stage(stage: Stage, before: str, place: epath.Path) -> None:
     if whose in stage.previous:
         check_sizes(config.inherit, config.student, before)
     for key in {"teacher", whose} - {*stage.previous}:
-        family_of(find_model(directory_of(config[key], place)))
+        for name in teacher_names(config[key]):
+            family_of(find_model(directory_of(name, place)))
     if "teacher" in stage.previous and config.teacher_scale == "stored":
         raise UserError(
             "teacher_scale is 'stored', and nothing calibrates the stage before: set "
