@@ -50,7 +50,7 @@ class Layout:
     Attributes:
         size: rows of a block.
         dense: whether one block is everything, on whatever devices the arrays are.
-        mesh: over which the rows are split; None for no mesh.
+        mesh: over which the rows are split; None for no mesh, or if they cannot be.
     """
 
     size: int
@@ -104,14 +104,15 @@ def layout_of(batch: int, block_rows: int | None = None) -> Layout:
         batch: rows in all.
         block_rows: of a block; None for what suits the batch.
     """
-    if block_rows is None and batch <= DENSE_ROWS:
-        return Layout(batch, dense=True)
     mesh = jax.sharding.get_abstract_mesh()
     shares = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
     split = shares > 1 and batch % shares == 0
+    among = mesh if split else None
+    if block_rows is None and batch <= DENSE_ROWS:
+        return Layout(batch, dense=True, mesh=among)
     own = batch // shares if split else batch
     size = block_rows or max(1, BLOCK // batch)
-    return Layout(min(size, own), dense=False, mesh=mesh if split else None)
+    return Layout(min(size, own), dense=False, mesh=among)
 
 
 def over_rows(
@@ -296,9 +297,10 @@ class Peaks(NamedTuple):
 
 
 def peaks(logits: Float[Array, "b B"], axis: int) -> Peaks:
-    """Return what rows (axis 1) or columns are divided by; it keeps its axis."""
-    largest = jnp.max(logits, axis, keepdims=True)
-    return Peaks(largest, jnp.sum(jnp.exp(logits - largest), axis, keepdims=True))
+    """Return what rows (axis 1) or columns are divided by; that of rows is [b, 1]."""
+    rows = axis == 1
+    largest = jnp.max(logits, axis, keepdims=rows)
+    return Peaks(largest, jnp.sum(jnp.exp(logits - largest), axis, keepdims=rows))
 
 
 def _lowest(shapes: list[Peaks]) -> list[Peaks]:
@@ -334,7 +336,7 @@ def column_peaks(
         layout: how to go through the rows.
 
     Returns:
-        Of every matrix, with arrays [1, B].
+        Of every matrix, with arrays [B].
     """
 
     def of_block(*block: Any) -> list[Peaks]:

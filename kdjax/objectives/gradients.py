@@ -10,7 +10,6 @@ from kdjax.embeddings import Embeddings
 from kdjax.objectives.blocks import (
     Added,
     Layout,
-    Peaks,
     column_peaks,
     layout_of,
     over_rows,
@@ -68,21 +67,18 @@ def _clip_gradients(
     def logits(_: Array, image: Array, columns: Any, scale: Array) -> list[Array]:
         return [scale * _product(image, columns[0].T)]
 
-    def by_column(peak: Peaks, logits: Array) -> Array:
-        return jnp.exp(Peaks(*(x[None] for x in peak)).log_softmax(logits))
-
     def first(index: Array, image: Array, columns: Any, scale: Array) -> Added:
         (found,) = logits(index, image, columns, scale)
-        p, q = jax.nn.softmax(found), by_column(columns[1], found)
+        p, q = jax.nn.softmax(found), jnp.exp(columns[1].log_softmax(found))
         sums = _product(p.T, image), _product(q.T, image), q.sum(0)
         return Added(rows=_product(p, columns[0]), columns=sums)
 
     def second(index: Array, image: Array, columns: Any, scale: Array) -> Added:
-        q = by_column(columns[1], *logits(index, image, columns, scale))
+        (found,) = logits(index, image, columns, scale)
+        q = jnp.exp(columns[1].log_softmax(found))
         return Added(rows=_product(q, columns[2]))
 
-    (found,) = column_peaks(logits, image, (text,), scale, layout)
-    peak = Peaks(found.largest[0], found.powers[0])
+    (peak,) = column_peaks(logits, image, (text,), scale, layout)
     texts, (images, images_again, sums) = over_rows(
         first, image, (text, peak), scale, layout
     )[:2]

@@ -12,7 +12,7 @@ what the normaliser passes on to the logits.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.objectives.blocks import (
     Added,
-    Peaks,
     column_peaks,
     layout_of,
     over_rows,
@@ -71,6 +70,7 @@ class Matches:
         return None if self.spread else self.texts
 
 
+@runtime_checkable
 class Term(Protocol):
     """A sum over pairs; of `Logits` where it is said, of their places in the plan."""
 
@@ -242,7 +242,6 @@ class Block:
                 found = peaks(jax.lax.stop_gradient(logits), axis=1)
             else:
                 found = self._columns["peaks"][self._plan.by_column.index(view)]
-                found = Peaks(*(x[None] for x in found))
             return found.log_softmax(logits)
 
         return self._once((view, way), make)
@@ -292,7 +291,7 @@ class Plan:
     """
 
     matrices: tuple[Places, ...]
-    terms: tuple[Any, ...]
+    terms: tuple[Term, ...]
 
     @property
     def by_column(self) -> tuple[View, ...]:
@@ -319,6 +318,7 @@ class _Table:
         self._places: dict[Any, int] = {}
 
     def place(self, item: Any, key: Any = None) -> int:
+        """Return an item's place; it is the same item if its key is, or its id."""
         key = id(item) if key is None else key
         if key not in self._places:
             self._places[key] = len(self.items)
@@ -343,8 +343,8 @@ class _Planner:
                 None if value.bias is None else self._scalar(value.bias),
             )
             return self.matrices.place(places, places)
-        if isinstance(value, jax.Array):
-            return self.texts.place(value)
+        if isinstance(value, Matches) and value.texts is not None:
+            return replace(value, texts=self.texts.place(value.texts))
         if isinstance(value, tuple):
             return tuple(map(self.placed, value))
         if is_dataclass(value) and not isinstance(value, type):
@@ -365,7 +365,7 @@ class PairSum:
         terms: weight and term.
     """
 
-    terms: tuple[tuple[Scalar, Any], ...]
+    terms: tuple[tuple[Scalar, Term], ...]
 
     def __add__(self, other: "PairSum") -> "PairSum":
         return PairSum(self.terms + other.terms)
@@ -430,6 +430,5 @@ def _evaluate(plan: Plan, planner: _Planner, block_rows: int | None) -> list[Arr
         return Added(total=[term.of_block(found) for term in plan.terms])
 
     if plan.by_column:
-        found = column_peaks(views, rows, columns, scalars, layout)
-        columns["peaks"] = [Peaks(*(x[0] for x in peak)) for peak in found]
+        columns["peaks"] = column_peaks(views, rows, columns, scalars, layout)
     return over_rows(shares, rows, columns, scalars, layout).total

@@ -32,8 +32,6 @@ BLOCK_TRIPLES = 2**12
 ANCHORS = 16
 # The smallest (1 + cos) / 2 whose logarithm float32 cosines tell apart.
 LEAST_SIMILARITY = 1e-6
-# Instead of minus infinity, whose difference with itself is not a number.
-MASKED = -1e9
 
 
 def similarity_loss(
