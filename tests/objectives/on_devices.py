@@ -38,11 +38,13 @@ class Case:
         spec: objectives with their options.
         mesh: sizes of data, fsdp and tensor.
         block_rows: of a block; None for all pairs at once.
+        batch: rows in all.
     """
 
     spec: Spec
     mesh: Sequence[int] = ALONE
     block_rows: int | None = None
+    batch: int = BATCH
 
 
 def ask(
@@ -59,8 +61,14 @@ def ask(
     """
     request = folder / "cases.json"
     request.write_text(json.dumps([asdict(case) for case in cases]))
-    port, flags = free_port(), f"--xla_force_host_platform_device_count={devices}"
-    started = []
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
+    }
+    if processes > 1:
+        # Programs of several processes do not come back from the cache.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+    port, started = free_port(), []
     with (folder / "errors.txt").open("w+") as errors:
         for place in range(processes):
             arguments = [str(folder), str(processes), str(place), str(port)]
@@ -68,7 +76,7 @@ def ask(
                 subprocess.Popen(
                     [sys.executable, "-m", "objectives.on_devices", *arguments],
                     cwd=TESTS,
-                    env={**os.environ, "XLA_FLAGS": f"{flags} {FLAGS}"},
+                    env=environment,
                     stdout=errors,
                     stderr=errors,
                 )
@@ -125,7 +133,9 @@ def distances(found: Answers, expected: Answers) -> dict[str, dict[str, float]]:
 def wrong(found: Answers, expected: Answers) -> Iterator[str]:
     """Say which values are further than 1e-5 and which gradients than 1e-4."""
     for name, leaves in distances(found, expected).items():
-        moving = [leaf for leaf in leaves if leaf != "value" and found[name][leaf].any()]
+        moving = [
+            leaf for leaf in leaves if leaf != "value" and found[name][leaf].any()
+        ]
         if not moving:
             yield f"{name} has no gradient"
         for leaf, far in leaves.items():
@@ -133,14 +143,14 @@ def wrong(found: Answers, expected: Answers) -> Iterator[str]:
                 yield f"{name} {leaf}: {far:.1e}"
 
 
-def inputs() -> dict[str, np.ndarray]:
+def inputs(batch: int) -> dict[str, np.ndarray]:
     from objectives import oracle, oracle_classes, oracle_tokens
 
     rng = np.random.default_rng(0)
-    x = oracle.inputs(rng, BATCH, STUDENT, TEACHER)
-    x |= oracle_tokens.towers(rng, BATCH) | oracle_classes.inputs(rng, BATCH, CLASSES)
+    x = oracle.inputs(rng, batch, STUDENT, TEACHER)
+    x |= oracle_tokens.towers(rng, batch) | oracle_classes.inputs(rng, batch, CLASSES)
     x |= {"student_bias": np.array(-3.0), "teacher_bias": np.array(-2.0)}
-    x["student_text_id"] = rng.integers(BATCH // 3, size=(BATCH, 1))
+    x["student_text_id"] = rng.integers(batch // 3, size=(batch, 1))
     sides = {name: x[name] for name in x if name.startswith(("student", "teacher"))}
     return {name: array.astype(np.float32) for name, array in sides.items()}
 
@@ -151,9 +161,10 @@ def on_mesh(x: Mapping[str, np.ndarray], mesh: Any) -> dict[str, Any]:
 
     from kdjax.parallel import replicated, to_global
 
-    share = BATCH // jax.process_count()
-    own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    rows = to_global({name: x[name][own] for name in x if x[name].ndim}, mesh)
+    def own(rows: np.ndarray) -> np.ndarray:
+        return np.split(rows, jax.process_count())[jax.process_index()]
+
+    rows = to_global({name: own(x[name]) for name in x if x[name].ndim}, mesh)
     whole = {name: x[name] for name in x if not x[name].ndim}
     return rows | jax.device_put(whole, replicated(mesh))
 
@@ -180,8 +191,9 @@ def answer(case: Case) -> dict[str, np.ndarray]:
     from kdjax.parallel import make_mesh, replicated
 
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), case.mesh, strict=True)))
-    graph, learnt = answers.built(case.spec, inputs(), block_rows=case.block_rows)
-    x = on_mesh(inputs(), mesh)
+    x = inputs(case.batch)
+    graph, learnt = answers.built(case.spec, x, block_rows=case.block_rows)
+    x = on_mesh(x, mesh)
     fixed = {name: x.pop(name) for name in list(x) if name.startswith("teacher")}
     moving = x | learnt_on_mesh(graph, learnt, mesh)
 
@@ -212,9 +224,7 @@ def main(folder: str, processes: str, place: str, port: str) -> None:
         address = f"127.0.0.1:{port}"
         jax.distributed.initialize(address, int(processes), int(place))
     for index, case in enumerate(json.loads((Path(folder) / "cases.json").read_text())):
-        started = time.monotonic()
         found = answer(Case(**case))
-        if os.environ.get("DEBUGT"): print(place, case["mesh"], case["block_rows"], time.monotonic() - started, file=open("/tmp/w/proc_times.txt", "a"))
         if jax.process_index() == 0:
             np.savez(Path(folder) / f"{index}.npz", **found)
 
