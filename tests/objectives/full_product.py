@@ -1,4 +1,4 @@
-"""Every form of every objective on every mesh, dense and in blocks: `make test-full`."""
+"""Every form of every objective on every mesh, for `make test-full`."""
 
 import pytest
 from objectives.forms import combinations, has_blocks
