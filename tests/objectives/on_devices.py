@@ -15,8 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
+from objectives import answers, oracle, oracle_classes, oracle_tokens
 from objectives.forms import Spec
+
+from kdjax.parallel import make_mesh, parameter_shardings, replicated, to_global
 
 TESTS = Path(__file__).parents[1]
 BATCH, STUDENT, TEACHER, CLASSES = 48, 8, 12, 5
@@ -59,8 +64,8 @@ def ask(
         devices: of each process.
         limit: seconds after which they are killed.
     """
-    request = folder / "cases.json"
-    request.write_text(json.dumps([asdict(case) for case in cases]))
+    asked = json.dumps([asdict(case) for case in cases])
+    (folder / "cases.json").write_text(asked)
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
@@ -133,10 +138,8 @@ def distances(found: Answers, expected: Answers) -> dict[str, dict[str, float]]:
 def wrong(found: Answers, expected: Answers) -> Iterator[str]:
     """Say which values are further than 1e-5 and which gradients than 1e-4."""
     for name, leaves in distances(found, expected).items():
-        moving = [
-            leaf for leaf in leaves if leaf != "value" and found[name][leaf].any()
-        ]
-        if not moving:
+        gradients = [found[name][leaf] for leaf in leaves if leaf != "value"]
+        if not any(gradient.any() for gradient in gradients):
             yield f"{name} has no gradient"
         for leaf, far in leaves.items():
             if not far < (1e-5 if leaf == "value" else 1e-4):
@@ -144,8 +147,6 @@ def wrong(found: Answers, expected: Answers) -> Iterator[str]:
 
 
 def inputs(batch: int) -> dict[str, np.ndarray]:
-    from objectives import oracle, oracle_classes, oracle_tokens
-
     rng = np.random.default_rng(0)
     x = oracle.inputs(rng, batch, STUDENT, TEACHER)
     x |= oracle_tokens.towers(rng, batch) | oracle_classes.inputs(rng, batch, CLASSES)
@@ -157,9 +158,6 @@ def inputs(batch: int) -> dict[str, np.ndarray]:
 
 def on_mesh(x: Mapping[str, np.ndarray], mesh: Any) -> dict[str, Any]:
     """Return what both sides say, each process giving its own rows."""
-    import jax
-
-    from kdjax.parallel import replicated, to_global
 
     def own(rows: np.ndarray) -> np.ndarray:
         return np.split(rows, jax.process_count())[jax.process_index()]
@@ -171,12 +169,6 @@ def on_mesh(x: Mapping[str, np.ndarray], mesh: Any) -> dict[str, Any]:
 
 def learnt_on_mesh(graph: Any, learnt: Mapping[str, Any], mesh: Any) -> dict[str, Any]:
     """Return what is learnt where a run has it."""
-    import jax
-    from flax import nnx
-    from objectives import answers
-
-    from kdjax.parallel import parameter_shardings
-
     places = parameter_shardings(nnx.state(answers.merged(graph, learnt)), mesh)
     flat = nnx.traversals.flatten_mapping(places)
     shardings = {answers.LEARNT[path]: place for path, place in flat.items()}
@@ -185,11 +177,6 @@ def learnt_on_mesh(graph: Any, learnt: Mapping[str, Any], mesh: Any) -> dict[str
 
 def answer(case: Case) -> dict[str, np.ndarray]:
     """Return the answers to a case by the names of objective and array."""
-    import jax
-    from objectives import answers
-
-    from kdjax.parallel import make_mesh, replicated
-
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), case.mesh, strict=True)))
     x = inputs(case.batch)
     graph, learnt = answers.built(case.spec, x, block_rows=case.block_rows)
@@ -218,12 +205,11 @@ def answer(case: Case) -> dict[str, np.ndarray]:
 
 
 def main(folder: str, processes: str, place: str, port: str) -> None:
-    import jax
-
     if int(processes) > 1:
         address = f"127.0.0.1:{port}"
         jax.distributed.initialize(address, int(processes), int(place))
-    for index, case in enumerate(json.loads((Path(folder) / "cases.json").read_text())):
+    cases = json.loads((Path(folder) / "cases.json").read_text())
+    for index, case in enumerate(cases):
         found = answer(Case(**case))
         if jax.process_index() == 0:
             np.savez(Path(folder) / f"{index}.npz", **found)
