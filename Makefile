@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check format clean parity
+.PHONY: study test test-full check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# And every form of every objective on every mesh, of one process and of two.
+test-full: test
+	$(BIN)/python -m pytest -rP -v tests/objectives/full_product.py
 
 check: .venv/test
 	$(BIN)/ruff format --check .

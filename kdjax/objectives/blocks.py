@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from kdjax.parallel import BATCH_AXES
@@ -105,7 +105,7 @@ def layout_of(batch: int, block_rows: int | None = None) -> Layout:
         block_rows: of a block; None for what suits the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    shares = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    shares = _shares(mesh)
     split = shares > 1 and batch % shares == 0
     among = mesh if split else None
     if block_rows is None and batch <= DENSE_ROWS:
@@ -113,6 +113,14 @@ def layout_of(batch: int, block_rows: int | None = None) -> Layout:
     own = batch // shares if split else batch
     size = block_rows or max(1, BLOCK // batch)
     return Layout(min(size, own), dense=False, mesh=among)
+
+
+def _shares(mesh: AbstractMesh) -> int:
+    """Return over how many devices rows are split; one on a mesh of another kind."""
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(types.get(axis) is not AxisType.Auto for axis in BATCH_AXES):
+        return 1
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def over_rows(

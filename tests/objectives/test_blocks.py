@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, AxisType
 
 from kdjax.objectives.blocks import (
     BLOCK,
@@ -103,3 +104,33 @@ def test_a_large_batch_is_cut_and_a_small_one_is_not():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_block_has_no_more_rows_than_there_are(batch):
     assert layout_of(batch, block_rows=5).size == batch
+
+
+def layout_on(sizes, kind=AxisType.Auto, batch=48):
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), (kind,) * len(sizes))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return layout_of(batch, block_rows=5)
+
+
+def test_rows_are_split_over_the_axes_of_a_batch():
+    layout = layout_on({"data": 2, "fsdp": 4, "tensor": 2})
+    assert layout.mesh.size == 16
+    assert layout.size == 5
+    assert layout_on({"data": 4, "fsdp": 4, "tensor": 1}).size == 3
+
+
+def test_rows_that_do_not_divide_are_not_split():
+    assert layout_on({"data": 2, "fsdp": 4, "tensor": 1}, batch=47).mesh is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [
+        ({"data": 8}, AxisType.Auto),
+        ({"fsdp": 4, "model": 2}, AxisType.Auto),
+        ({"data": 2, "fsdp": 4, "tensor": 1}, AxisType.Explicit),
+        ({"data": 2, "fsdp": 4, "tensor": 1}, AxisType.Manual),
+    ],
+)
+def test_on_a_mesh_of_another_kind_nothing_is_split_here(sizes, kind):
+    assert layout_on(sizes, kind).mesh is None

@@ -1,152 +1,90 @@
-"""Eight devices say what one says: this file is also the program that has them."""
+"""Eight devices, and two processes, say what one device says.
 
-import json
-import os
+Of every form on every mesh `full_product.py` asks it.
+"""
+
 import subprocess
 import sys
 
 import pytest
+from objectives.forms import combinations, has_blocks
+from objectives.on_devices import BLOCK_ROWS, Case, ask, together, wrong
 
-from kdjax.objectives import objective_names
+# Seconds after which processes are killed, that none of them waits for another forever.
+LIMIT = 900
+DATA, FSDP, MIXED, OF_TWO = (8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 1)
+DEFAULTS = combinations()[0]
+IN_BLOCKS = {k: v for k, v in DEFAULTS.items() if has_blocks(k)}
+# Captions that a batch has twice.
+REPEATS = {
+    "clip": {"duplicates": "mask"},
+    "siglip": {"duplicates": "spread"},
+    "icl": {"duplicates": "spread"},
+    "afd": {"duplicates": "mask"},
+}
+# Of so many rows, relations are those of a sample of triples.
+SAMPLED, MANY = {"rkd": {}, "gd": {}}, 264
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1)]
-NAMES = objective_names()
-BATCH, STUDENT, TEACHER, CLASSES = 16, 8, 12, 5
-LAYERED = ("image_hidden", "image_attention")
-LAYERS, HEADS = 1, 2
-# Of towers, the width and the patches.
-TOWERS = {"student": (4, 9), "teacher": (6, 4)}
+ONE_PROCESS = {
+    "dense, data": Case(DEFAULTS, DATA),
+    "dense, fsdp": Case(DEFAULTS, FSDP),
+    "dense, mixed": Case(DEFAULTS, MIXED),
+    "blocks": Case(IN_BLOCKS, MIXED, BLOCK_ROWS),
+    "blocks, repeats": Case(REPEATS, MIXED, BLOCK_ROWS),
+    "blocks, sampled": Case(SAMPLED, MIXED, BLOCK_ROWS, MANY),
+}
+# Blocks for those that have them, and the others as they are.
+TWO_PROCESSES = {
+    "all": Case(DEFAULTS, OF_TWO, BLOCK_ROWS),
+    "repeats": Case(REPEATS, OF_TWO, BLOCK_ROWS),
+}
 
 
 @pytest.fixture(scope="module")
-def distances():
-    # What is compared does not depend on how well it is optimised; the time does.
-    flags = (
-        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true"
-    )
-    run = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+def alone(tmp_path_factory):
+    """What one device says, of the first case all that has no duplicates or sample."""
+    cases = [Case(DEFAULTS), Case(REPEATS), Case(SAMPLED, batch=MANY)]
+    found = ask(cases, tmp_path_factory.mktemp("alone"), 1, 1, LIMIT)
+    return dict(zip(("", "repeats", "sampled"), found, strict=True))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", NAMES)
-def test_devices_agree(distances, mesh, name):
-    far = distances[str(mesh)]
-    assert far["devices"] == 8
-    assert far["values"][name] < 1e-5
-    gradients = far["gradients"][name]
-    assert len(gradients) >= 2
-    assert max(gradients.values()) < 1e-4
+def expected(alone, case):
+    return alone[next((kind for kind in ("repeats", "sampled") if kind in case), "")]
 
 
-def shapes(side, joint):
-    """Of one row of a side's embeddings."""
-    width, patches = TOWERS[side]
-    return {
-        "image": (joint,),
-        "text": (joint,),
-        "image_tokens": (patches, width),
-        "image_hidden": (LAYERS, patches, width),
-        "image_attention": (LAYERS, HEADS, patches, patches),
-    }
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eight")
+    found = ask(list(ONE_PROCESS.values()), folder, 1, 8, LIMIT)
+    return dict(zip(ONE_PROCESS, found, strict=True))
 
 
-def main():
-    import jax
-    import numpy as np
-    from flax import nnx
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from kdjax.embeddings import Embeddings
-    from kdjax.models.config import TransformerConfig
-    from kdjax.objectives import build_objective
-    from kdjax.parallel import make_mesh, to_global
-
-    towers = {
-        side: TransformerConfig(
-            width=width, layers=LAYERS, num_heads=HEADS, mlp_width=1
-        )
-        for side, (width, _) in TOWERS.items()
-    }
-    objective = build_objective(
-        {name: {} for name in NAMES},
-        student_width=STUDENT,
-        teacher_width=TEACHER,
-        student_vision=towers["student"],
-        teacher_vision=towers["teacher"],
-        rngs=nnx.Rngs(0),
-    )
-    graph, state = nnx.split(objective)
-
-    def terms(student, state, teacher):
-        scale = np.float32(9)
-        sides = [
-            Embeddings(
-                **{
-                    k: np.swapaxes(v, 0, 1) if k in LAYERED else v for k, v in x.items()
-                },
-                masked_image=x["image"][::-1],
-                logit_scale=scale,
-            )
-            for x in (student, teacher)
-        ]
-        found = nnx.merge(graph, nnx.State(state))(*sides)[1]
-        return found, found
-
-    answer = jax.jit(jax.jacrev(terms, argnums=(0, 1), has_aux=True))
-    rng = np.random.default_rng(0)
-    student, teacher = (
-        {
-            name: rng.normal(size=(BATCH, *shape)).astype("float32")
-            for name, shape in shapes(side, width).items()
-        }
-        for side, width in (("student", STUDENT), ("teacher", TEACHER))
-    )
-    for side in (student, teacher):
-        side["image_attention"] = np.abs(side["image_attention"])
-        side["class_logits"] = rng.normal(size=(BATCH, CLASSES)).astype("float32")
-    student["class_targets"] = rng.uniform(size=(BATCH, CLASSES)).astype("float32")
-    student["class_weights"] = rng.uniform(size=BATCH).astype("float32")
-    state = nnx.to_pure_dict(state)
-    gradients, values = answer(student, state, teacher)
-
-    def far(theirs, ours):
-        theirs, ours = np.asarray(theirs), np.asarray(ours)
-        return float(np.linalg.norm(theirs - ours) / max(np.linalg.norm(ours), 1e-9))
-
-    report = {}
-    for sizes in MESHES:
-        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
-        whole = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-        rows = [to_global(side, mesh) for side in (student, teacher)]
-        others = answer(rows[0], whole, rows[1])
-        report[str(sizes)] = {
-            "devices": len(
-                {s.index[0].start for s in rows[0]["image"].addressable_shards}
-            ),
-            "values": jax.tree.map(far, others[1], values),
-            "gradients": {
-                name: {
-                    jax.tree_util.keystr(path): far(theirs, ours)
-                    for (path, theirs), ours in zip(
-                        jax.tree_util.tree_leaves_with_path(others[0][name]),
-                        jax.tree.leaves(gradients[name]),
-                        strict=True,
-                    )
-                }
-                for name in NAMES
-            },
-        }
-    print(json.dumps(report))
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    found = ask(list(TWO_PROCESSES.values()), folder, 2, 2, LIMIT)
+    return dict(zip(TWO_PROCESSES, found, strict=True))
 
 
-if __name__ == "__main__":
-    main()
+@pytest.mark.parametrize("case", ONE_PROCESS)
+def test_devices_agree(alone, eight_devices, case):
+    assert not list(wrong(eight_devices[case], expected(alone, case)))
+
+
+@pytest.mark.parametrize("case", TWO_PROCESSES)
+def test_processes_agree(alone, two_processes, case):
+    assert not list(wrong(two_processes[case], expected(alone, case)))
+
+
+def test_processes_end_when_one_of_them_fails():
+    programs = ["raise SystemExit(3)", "import time; time.sleep(600)"]
+    started = [subprocess.Popen([sys.executable, "-c", text]) for text in programs]
+    assert together(started, LIMIT) == [3, None]
+    assert all(process.returncode is not None for process in started)
+
+
+def test_processes_end_when_they_take_too_long():
+    text = "import time; time.sleep(600)"
+    started = [subprocess.Popen([sys.executable, "-c", text])]
+    assert together(started, 0.1) == [None]
+    assert started[0].returncode is not None

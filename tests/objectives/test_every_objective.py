@@ -14,6 +14,7 @@ from objectives.forms import FORMS, has_blocks
 from kdjax.objectives.registry import REGISTRY
 
 BATCH = 5
+
 every = pytest.mark.parametrize("form", FORMS)
 few = settings(max_examples=5)
 
