@@ -22,8 +22,8 @@ from kdjax.objectives.schedules import Scalar
 
 # The square of the distance at which rows of length one are alike in float32.
 ALIKE = 1e-12
-# A pair whose squared distance is a smaller part of the mean one is one point: the
-# float32 error of a distance taken from inner products has about that size.
+# In a large batch a pair whose squared distance is a smaller part of the mean one is
+# one point: that is about the float32 error of a distance from inner products.
 COINCIDENT = 1e-5
 # Up to so many rows all triples are compared, above them so many sampled ones.
 EXACT_ROWS = 256
@@ -118,7 +118,8 @@ def rkd_loss(
     of pairs, cos_ijk is the cosine of the angle at i between j and k, and h is the
     Huber loss, averaged over all B^2 pairs and B^3 triples as in the released code;
     those that repeat a member count as equal. Above 256 rows a sample of 2^18 triples
-    stands for all. Where all rows are alike it is 0.
+    stands for all, and of distances the two rows whose squared one is under 1e-5 of the
+    mean count as one point. Where all rows are alike it is 0.
 
     Args:
         student: image and text [B, Ds].
@@ -129,14 +130,17 @@ def rkd_loss(
         block_rows: see `layout_of`.
     """
     layout = layout_of(len(student.image), block_rows)
+    few = len(student.image) <= EXACT_ROWS
 
     def difference(ours: Array, theirs: Array) -> Array:
         sides = [_about_mean(normalize(rows)) for rows in (ours, theirs)]
-        total = distance * _distances_differ(sides, layout)
-        if len(ours) <= EXACT_ROWS:
-            total += angle * _all_angles_differ(*sides)
+        if few:
+            distances, angles = _all_differ(*sides)
         else:
-            total += angle * _sampled_angles_differ(sides, int(seed), layout)
+            angles = _sampled_angles_differ(sides, int(seed), layout)
+        if not few or not layout.dense:
+            distances = _distances_differ(sides, layout)
+        total = distance * distances + angle * angles
         return jnp.where(_alike(sides[0]) | _alike(sides[1]), 0.0, total)
 
     image = difference(student.image, teacher.image)
@@ -161,7 +165,7 @@ class Distances(NamedTuple):
 
 
 def _distances(
-    squares: Float[Array, "..."], least: Float[Array, ""], same: Bool[Array, "..."]
+    squares: Float[Array, "..."], least: Scalar, same: Bool[Array, "..."]
 ) -> Distances:
     apart = (squares > least) & ~same
     inverse = jnp.where(apart, jax.lax.rsqrt(jnp.where(apart, squares, 1.0)), 0.0)
@@ -184,7 +188,6 @@ def _squares(
 def _distances_differ(sides: Sequence[Array], layout: Layout) -> Float[Array, ""]:
     """Return the Huber loss of distances over their means, some rows at a time."""
     count = len(sides[0])
-    pairs = max(count * (count - 1), 1)
 
     def distances(index: Array, rows: Any, columns: Any, least: Any) -> list[Array]:
         same = index[:, None] == jnp.arange(count)
@@ -201,35 +204,44 @@ def _distances_differ(sides: Sequence[Array], layout: Layout) -> Float[Array, ""
 
     least = [_least(rows) for rows in sides]
     totals = over_rows(sums, sides, sides, least, layout).total
-    means = [jnp.where(total > 0, total, 1.0) / pairs for total in totals]
+    means = [_mean_distance(total, count) for total in totals]
     return over_rows(huber, sides, sides, (least, means), layout).total / count**2
 
 
-def _all_angles_differ(
+def _all_differ(
     ours: Float[Array, "B D"], theirs: Float[Array, "B D2"]
-) -> Float[Array, ""]:
-    """Return the mean Huber loss of the cosines of the angles of all triples."""
-    inner = [
-        jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
-        for rows in (ours, theirs)
-    ]
-    inverse = [
-        _distances(_squares(rows, rows), _least(rows), jnp.eye(len(rows), dtype=bool))
-        for rows in (ours, theirs)
-    ]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return the Huber losses of all distances over their means, and of all angles.
+
+    Of differences of rows, which rows that are near keep their digits in.
+    """
+    count = len(ours)
+    others = ~jnp.eye(count, dtype=bool)
+
+    def from_row(rows: Array, i: Array) -> tuple[Array, Array]:
+        """Return the distances from a row, and the directions to all others."""
+        sides = rows - rows[i]
+        found = _distances(jnp.sum(sides**2, axis=1), ALIKE, ~others[i])
+        return found.distances, sides * found.inverse[:, None]
 
     # Computed again on the way back, or all B^3 cosines would wait for it in memory.
     @jax.checkpoint
-    def at(i: Array) -> Array:
+    def at(i: Array) -> tuple[Array, Array, Array]:
+        (far, there), (far_too, there_too) = (from_row(x, i) for x in (ours, theirs))
         cosines = [
-            (x - x[i][:, None] - x[i] + x[i, i])
-            * one.inverse[i][:, None]
-            * one.inverse[i]
-            for x, one in zip(inner, inverse, strict=True)
+            jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+            for x in (there, there_too)
         ]
-        return jnp.mean(_huber(*cosines))
+        return far, far_too, jnp.mean(_huber(*cosines))
 
-    return jnp.mean(jax.lax.map(at, jnp.arange(len(ours)), batch_size=ANCHORS))
+    *distances, angles = jax.lax.map(at, jnp.arange(count), batch_size=ANCHORS)
+    over_means = [x / _mean_distance(jnp.sum(x), count) for x in distances]
+    return jnp.mean(_huber(*over_means)), jnp.mean(angles)
+
+
+def _mean_distance(total: Float[Array, ""], count: int) -> Float[Array, ""]:
+    """Return the mean over pairs of two rows; one where all distances are 0."""
+    return jnp.where(total > 0, total, 1.0) / max(count * (count - 1), 1)
 
 
 def _sampled_angles_differ(
@@ -240,24 +252,23 @@ def _sampled_angles_differ(
     size = (3, TRIPLES)
     triples = jnp.asarray(rng.integers(len(sides[0]), size=size, dtype=np.int32))
 
-    def huber(_: Array, triples: Any, columns: Any, least: Any) -> Added:
-        found = map(partial(_cosines_of, triples), columns, least)
+    def huber(_: Array, triples: Any, columns: Any, scalars: Any) -> Added:
+        found = map(partial(_cosines_of, triples), columns)
         return Added(total=jnp.sum(_huber(*found)))
 
     few = layout_of(TRIPLES, BLOCK_TRIPLES)
     few = few if layout.mesh is not None else replace(few, mesh=None)
-    least = [_least(rows) for rows in sides]
-    return over_rows(huber, tuple(triples), sides, least, few).total / TRIPLES
+    return over_rows(huber, tuple(triples), sides, (), few).total / TRIPLES
 
 
 def _cosines_of(
-    triples: Sequence[Array], rows: Float[Array, "B D"], least: Float[Array, ""]
+    triples: Sequence[Array], rows: Float[Array, "B D"]
 ) -> Float[Array, " N"]:
     """Return the cosines of the angles at the first of each triple."""
     i, j, k = triples
     sides = [(rows[end] - rows[i], end == i) for end in (j, k)]
     inverse = [
-        _distances(jnp.sum(side**2, axis=1), least, same).inverse
+        _distances(jnp.sum(side**2, axis=1), ALIKE, same).inverse
         for side, same in sides
     ]
     return jnp.sum(sides[0][0] * sides[1][0], axis=1) * inverse[0] * inverse[1]

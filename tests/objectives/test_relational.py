@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives import oracle_relational
+from objectives import oracle, oracle_relational
 from objectives.terms import embeddings, program
 
 from kdjax.embeddings import Embeddings
@@ -143,6 +143,19 @@ def test_near_rows_of_a_collapsed_student_keep_their_relations():
     values, _ = program({"rkd": {}}, 8, 8)(x)
     exact = {name: np.asarray(array, np.float64) for name, array in x.items()}
     assert values["rkd"] == pytest.approx(oracle_relational.rkd(exact), rel=1e-3)
+
+
+def test_two_near_rows_keep_their_distance_and_their_angles():
+    """Cosines of 0.9999995, which inner products take for one point."""
+    x = large(5, 10, 6)
+    for name in ("student_image", "student_text"):
+        x[name][4] = x[name][3] + 1e-3 * x[name][5]
+    exact = {name: np.asarray(array, np.float64) for name, array in x.items()}
+    values, gradients = program({"rkd": {}}, 6, 6)(x)
+    assert values["rkd"] == pytest.approx(oracle_relational.rkd(exact), rel=1e-5)
+    slopes = oracle.gradient(oracle_relational.rkd, exact, "student_image", step=1e-7)
+    far = np.linalg.norm(gradients["rkd"]["student_image"] - slopes)
+    assert far < 1e-3 * np.linalg.norm(slopes)
 
 
 def test_images_and_texts_count_alike():
