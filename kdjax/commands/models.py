@@ -154,9 +154,14 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
     """Return the workdir of the run that a config names, or None if it is no run.
 
     Args:
-        name: a path, or the name of a folder beside `workdir`.
+        name: a path, or the name of a folder beside `workdir`; that of an architecture
+            is never a run.
         workdir: of the run that asks.
     """
+    return None if name in ARCHITECTURES else _run_at(name, workdir)
+
+
+def _run_at(name: str, workdir: epath.Path) -> epath.Path | None:
     beside = workdir.parent / name
     if "://" not in str(beside):
         # A stage of a chain may say "../teacher" before its folder is there.
@@ -170,7 +175,9 @@ def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
 def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
     """Return the run that a config names by its workdir or by its model's folder."""
     inside = epath.Path(name)
-    return run_folder(str(inside.parent if inside.name == MODEL else name), workdir)
+    if inside.name == MODEL:
+        return _run_at(str(inside.parent), workdir)
+    return run_folder(name, workdir)
 
 
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
