@@ -2,17 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.data.records import Source
 from kdjax.errors import UserError
 from kdjax.files import read_json, write_whole
 from kdjax.hub import find_model
 
 CALIBRATION = "calibration.json"
+# The split on which a run calibrates its teachers itself.
+HELD_OUT = "validation"
 
 
 def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
@@ -48,6 +51,40 @@ def _is_scale(wanted: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def check_pairs(source: Source, batch_size: int) -> None:
+    """Check that there are pairs for a batch, at whose size alone an entropy is one.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if len(source) < batch_size:
+        raise UserError(
+            f"a teacher is calibrated on batches of {batch_size} held-out pairs and "
+            f"there are {len(source)} in {source.name} {source.split!r}: choose a "
+            "smaller batch_size, or a number as teacher_scale"
+        )
+
+
+def check_stored(teachers: Sequence[str], given: Any, ahead: Collection[str]) -> None:
+    """Check that no teacher is to have a stored scale that is not trained yet.
+
+    Args:
+        teachers: of a run.
+        given: its `teacher_scale`.
+        ahead: what is trained first.
+
+    Raises:
+        UserError: one is.
+    """
+    scales = wanted_scales(given, len(teachers))
+    for name, scale in zip(teachers, scales, strict=True):
+        if name in ahead and scale == "stored":
+            raise UserError(
+                f"teacher_scale is 'stored', and nothing calibrates the teacher {name} "
+                "between its training and its student's: set it to match_entropy"
+            )
 
 
 def check_writable(name: str, directory: str) -> None:

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from tokenizers import processors
 
-from kdjax.commands.models import compute_of, fit_vocabulary, open_model
+from kdjax.commands.models import compute_of, fit_vocabulary, open_model, run_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir
@@ -106,6 +106,21 @@ def test_a_finished_run_keeps_what_it_was_made_with(tmp_path):
     config.model, config.steps, config.batch_size = "tiny-16", 2, 8
     run("pretrain", config, str(tmp_path / name), quiet=True)
     assert environment.read_text() == '{"git_revision": "of then"}'
+
+
+def test_an_architectures_name_is_never_a_run(tmp_path, capsys):
+    from kdjax.cli import run
+
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.steps, config.batch_size = "nano-16", 1, 8
+    for _ in range(2):
+        run("pretrain", config, str(tmp_path / "nano-16"))
+    assert "nano-16 is finished already" in capsys.readouterr().err
+    workdir = epath.Path(tmp_path / "other")
+    assert open_model("nano-16", workdir, compute()).params is None
+    path = str(tmp_path / "nano-16")
+    assert run_of("nano-16", workdir) is None
+    assert run_of("nano-16/model", workdir) == run_of(path, workdir) == epath.Path(path)
 
 
 def test_a_score_is_of_the_model_as_it_was(tmp_path):
