@@ -27,11 +27,12 @@ def test_a_mesh_says_what_one_device_says(alone, tmp_path, processes, mesh, way)
     ]
     cases = [Case(spec, mesh, WAYS[way]) for spec in specs]
     found = ask(cases, tmp_path, processes, 8 // processes, LIMIT)
-    far = {"values": 0.0, "gradients": 0.0}
     for spec, ours, theirs in zip(specs, found, alone, strict=True):
         assert not list(wrong(ours, theirs)), spec
-        for leaves in distances(ours, theirs).values():
-            for leaf, distance in leaves.items():
-                kind = "values" if leaf == "value" else "gradients"
-                far[kind] = max(far[kind], distance)
-    print(f"{processes} processes, mesh {mesh}, {way}: largest distances {far}")
+        far = [
+            (distance, name, leaf)
+            for name, leaves in distances(ours, theirs).items()
+            for leaf, distance in leaves.items()
+        ]
+        distance, *place = max(far)
+        print(f"largest distance {distance:.1e} at {' '.join(place)}")
