@@ -50,16 +50,9 @@ def _image_fields(
     wanted: Wanted,
 ) -> dict[str, Array]:
     clip = nnx.merge(graph_of(CLIP, config), params)
-    seen = clip.see(
-        preprocess(images, config.vision),
-        tokens=True,
-        hidden="image_hidden" in dict(wanted),
-        attention="image_attention" in dict(wanted),
-    )
+    seen = clip.see(preprocess(images, config.vision), wanted)
     return {
-        field: jnp.stack([seen[field][layer] for layer in layers], axis=1)
-        if layers
-        else seen[field]
+        field: jnp.swapaxes(seen[field], 0, 1) if layers else seen[field]
         for field, layers in wanted
     }
 

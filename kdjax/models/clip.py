@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from kdjax.embeddings import Embeddings
+from kdjax.embeddings import Embeddings, Wanted
 from kdjax.models.config import CLIPConfig, VisionConfig
 from kdjax.models.towers import TextTower, VisionTower
 from kdjax.models.transformer import linear
@@ -101,32 +101,58 @@ class CLIP(nnx.Module):
         hidden: bool = False,
         attention: bool = False,
     ) -> Embeddings:
-        """Return what objectives take; the flags ask for more than embeddings."""
+        """Return what objectives take; the flags ask for more, of all layers."""
+        layers = tuple(range(self.config.vision.layers))
+        flags = {
+            ("image_tokens", ()): tokens,
+            ("text_tokens", ()): tokens,
+            ("image_hidden", layers): hidden,
+            ("image_attention", layers): attention,
+        }
+        wanted = tuple(each for each, flag in flags.items() if flag)
+        return self.embed(images, input_ids, attention_mask, wanted=wanted)
+
+    def embed(
+        self,
+        images: Float[Array, "B H W 3"],
+        input_ids: Int[Array, "B L"],
+        attention_mask: Int[Array, "B L"] | None = None,
+        *,
+        wanted: Wanted,
+    ) -> Embeddings:
+        """Return embeddings and what else is wanted, of the wanted layers alone.
+
+        Args:
+            images: normalised.
+            input_ids: of texts.
+            attention_mask: of their tokens.
+            wanted: fields, such as an objective's `wanted` names; those that towers do
+                not show are left out.
+        """
         text = self.text(input_ids, attention_mask)
         return Embeddings(
-            **self.see(images, tokens=tokens, hidden=hidden, attention=attention),
+            **self.see(images, wanted),
             text=self.text_projection(text.pooled),
             logit_scale=jnp.exp(self.logit_scale[...]),
             logit_bias=None if self.logit_bias is None else self.logit_bias[...],
-            text_tokens=text.tokens if tokens else None,
+            text_tokens=text.tokens if "text_tokens" in dict(wanted) else None,
         )
 
-    def see(
-        self,
-        images: Float[Array, "B H W 3"],
-        *,
-        tokens: bool = False,
-        hidden: bool = False,
-        attention: bool = False,
-    ) -> dict[str, Any]:
-        """Return the fields of `embeddings` that are of images."""
-        vision = self.vision(images, hidden=hidden, attention=attention)
-        return {
-            "image": self._project(vision.pooled),
-            "image_tokens": vision.tokens if tokens else None,
+    def see(self, images: Float[Array, "B H W 3"], wanted: Wanted) -> dict[str, Array]:
+        """Return the fields of `embed` that are of images."""
+        layers = dict(wanted)
+        vision = self.vision(
+            images,
+            hidden=layers.get("image_hidden", ()),
+            attention=layers.get("image_attention", ()),
+        )
+        shown: dict[str, Any] = {
+            "image_tokens": vision.tokens,
             "image_hidden": vision.trace.hidden,
             "image_attention": vision.trace.attention,
         }
+        fields = {field: x for field, x in shown.items() if field in layers}
+        return {"image": self._project(vision.pooled), **fields}
 
     def __call__(
         self,

@@ -1,5 +1,6 @@
 """The image and the text tower."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -109,16 +110,16 @@ class VisionTower(nnx.Module):
         images: Float[Array, "B H W 3"],
         *,
         keep: Int[Array, "B K"] | None = None,
-        hidden: bool = False,
-        attention: bool = False,
+        hidden: Sequence[int] = (),
+        attention: Sequence[int] = (),
     ) -> Pooled:
         """Encode normalised images [B, image_size, image_size, 3].
 
         Args:
             images: to encode.
             keep: places of the patches that the transformer sees; None for all.
-            hidden: whether to trace hidden states.
-            attention: whether to trace attention maps.
+            hidden: layers whose hidden states are traced, from 0.
+            attention: layers whose attention maps are.
         """
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):

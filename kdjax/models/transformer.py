@@ -1,6 +1,6 @@
 """Pre-norm transformer blocks, stacked and scanned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from kdjax.models.config import Kernel, TransformerConfig
 
 
 class Trace(NamedTuple):
-    """What a transformer shows of itself, stacked over its layers, when asked.
+    """What a transformer shows of itself, stacked over the layers that were asked for.
 
     Attributes:
         hidden: [layers, B, N, W], the residual stream after every block.
@@ -195,10 +195,10 @@ class Transformer(nnx.Module):
         x: Float[Array, "B N W"],
         mask: Bool[Array, "#B 1 #N N"] | None = None,
         *,
-        hidden: bool = False,
-        attention: bool = False,
+        hidden: Sequence[int] = (),
+        attention: Sequence[int] = (),
     ) -> tuple[Float[Array, "B N W"], Trace]:
-        """Return the last residual stream, and what was asked of every layer."""
+        """Return the last residual stream, and a trace of these layers, from 0."""
 
         @nnx.scan(
             in_axes=(nnx.Carry, 0),
@@ -206,7 +206,16 @@ class Transformer(nnx.Module):
             unroll=short_stack(self.layers),
         )
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
-            x, attended = block(x, mask, with_map=attention)
+            x, attended = block(x, mask, with_map=bool(attention))
             return x, Trace(x if hidden else None, attended)
 
-        return step(x, self.blocks)
+        x, trace = step(x, self.blocks)
+        return x, Trace(_of(trace.hidden, hidden), _of(trace.attention, attention))
+
+
+def _of(
+    stack: Float[Array, "layers ..."] | None, layers: Sequence[int]
+) -> Float[Array, "asked ..."] | None:
+    if stack is None or tuple(layers) == tuple(range(len(stack))):
+        return stack
+    return jnp.stack([stack[layer] for layer in layers])

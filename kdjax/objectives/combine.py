@@ -14,7 +14,7 @@ from kdjax.errors import UserError
 from kdjax.models.config import TransformerConfig
 from kdjax.objectives.pairs import PairSum, evaluate
 from kdjax.objectives.parts import Parts, learnt_bias
-from kdjax.objectives.patches import Patches, build_patches
+from kdjax.objectives.patches import Patches, build_patches, layers_of_student
 from kdjax.objectives.registry import REGISTRY, Entry, Spec, expand
 from kdjax.objectives.schedules import Scalar, Schedule, value_at
 
@@ -23,7 +23,6 @@ class Objective(nnx.Module):
     """The weighted sum of objectives.
 
     Attributes:
-        needs: fields of the student's embeddings beside image, text and scalars.
         parts: what is learnt of each teacher; there is one where there is no teacher.
         patches: what is learnt of each teacher's patches, where any are compared.
         bias: the student's logit bias, if one is learnt.
@@ -48,9 +47,6 @@ class Objective(nnx.Module):
             self._refuse_without_teacher()
             teacher_width = student_width
         self.block_rows = block_rows
-        self.needs = frozenset(
-            field for name in chosen for field in _needed(name, chosen[name])
-        )
         learnt = {part for name in chosen for part in REGISTRY[name].learns}
         widths = teacher_width if isinstance(teacher_width, tuple) else (teacher_width,)
         self.parts = nnx.List(
@@ -106,9 +102,17 @@ class Objective(nnx.Module):
         terms |= {f"{name}_weight": weights[name] for name in moving}
         return total, terms
 
-    def wanted(self, place: int = 0) -> Wanted:
-        """Return what is needed of one of the teachers beside its embeddings."""
-        return self.patches[place].wanted() if self.patches else ()
+    def wanted(self, place: int | None = None) -> Wanted:
+        """Return the fields that are needed beside image, text and scalars.
+
+        Args:
+            place: of one of the teachers; None for the student.
+        """
+        if place is not None:
+            return self.patches[place].wanted() if self.patches else ()
+        layers = layers_of_student(self.patches)
+        fields = {x for name, pairs in self.spec for x in _needed(name, dict(pairs))}
+        return tuple((field, layers.get(field, ())) for field in sorted(fields))
 
     def _refuse_without_teacher(self) -> None:
         for name, _ in self.spec:
@@ -135,9 +139,10 @@ class Objective(nnx.Module):
         if entry.takes_all:
             return entry.function(student, teachers, **options)
         patches = self.patches or [None] * len(teachers)
+        present = layers_of_student(self.patches)
         own = projected if "projection" in entry.learns else [student] * len(teachers)
         values = [
-            _against(entry, options, *of_one)
+            _against(entry, options, present, *of_one)
             for of_one in zip(own, teachers, self.parts, patches, strict=True)
         ]
         return sum(values[1:], start=values[0]) / len(values)
@@ -146,6 +151,7 @@ class Objective(nnx.Module):
 def _against(
     entry: Entry,
     options: dict[str, Any],
+    present: Mapping[str, Sequence[int]],
     student: Embeddings,
     teacher: Embeddings,
     parts: Parts,
@@ -154,7 +160,7 @@ def _against(
     """Return an objective's value against one teacher, with what is learnt of it."""
     learnt: dict[str, Any] = {}
     if patches is not None:
-        student, teacher = patches.compared(student, teacher, entry.needs)
+        student, teacher = patches.compared(student, teacher, entry.needs, present)
         options = {k: v for k, v in options.items() if k != "layers"}
         learnt |= {"adaptor": patches.tokens} if "tokens" in entry.learns else {}
         learnt |= {"adaptors": patches.hidden} if "hidden" in entry.learns else {}

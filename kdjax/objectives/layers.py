@@ -59,17 +59,24 @@ def asked(layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def of_layers(
-    side: Embeddings, field: str, layers: Sequence[int], depth: int
+    side: Embeddings, field: str, layers: Sequence[int], present: Sequence[int]
 ) -> Embeddings:
     """Return a side with one field of these layers, in this order.
 
     Args:
-        side: with the field of all layers of its tower, or of those `asked`.
+        side: with the field of those `present`.
         field: image_hidden or image_attention.
         layers: counted from 0.
-        depth: layers of the tower.
+        present: that were asked for.
+
+    Raises:
+        UserError: the field has more or fewer layers.
     """
     stack = getattr(side, field)
-    present = range(depth) if len(stack) == depth else asked(layers)
+    if len(stack) != len(present):
+        raise UserError(
+            f"{field} has {len(stack)} layers and the objective compares "
+            f"{len(present)}: give what its `wanted` names, as `CLIP.embed` does"
+        )
     chosen = [stack[present.index(layer)] for layer in layers]
     return replace(side, **{field: jnp.stack(chosen)})

@@ -1,6 +1,6 @@
 """What comparing patches and layers with one teacher's needs beside their values."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -24,7 +24,6 @@ class Patches(nnx.Module):
         tokens: the adaptor of the last tokens, or None.
         hidden: those of the pairs of layers.
         layers: fields of embeddings with the pairs of layers that are compared.
-        depths: layers of the student's tower and of the teacher's.
     """
 
     def __init__(
@@ -43,9 +42,9 @@ class Patches(nnx.Module):
 
         if chosen.get("attention", {}).get("heads") == "matched":
             _check_heads(student.num_heads, teacher.num_heads)
-        self.depths = student.layers, teacher.layers
+        depths = student.layers, teacher.layers
         self.layers = tuple(
-            (field, layer_pairs(name, chosen[name]["layers"], *self.depths))
+            (field, layer_pairs(name, chosen[name]["layers"], *depths))
             for name, field in LAYERED.items()
             if name in chosen
         )
@@ -56,14 +55,26 @@ class Patches(nnx.Module):
         self.hidden = nnx.List([adaptor(chosen["hidden"]["form"]) for _ in pairs])
 
     def compared(
-        self, student: Embeddings, teacher: Embeddings, fields: Collection[str]
+        self,
+        student: Embeddings,
+        teacher: Embeddings,
+        fields: Collection[str],
+        present: Mapping[str, Sequence[int]],
     ) -> tuple[Embeddings, Embeddings]:
-        """Return both sides with the layers of fields that are compared, by pairs."""
+        """Return both sides with the layers of fields that are compared, by pairs.
+
+        Args:
+            student: with the layers that are compared with any teacher.
+            teacher: with those that are wanted of it.
+            fields: that are compared.
+            present: the student's layers by field.
+        """
+        theirs_present = dict(self.wanted())
         for field, pairs in self.layers:
             if field in fields:
                 ours, theirs = zip(*pairs, strict=True)
-                student = of_layers(student, field, ours, self.depths[0])
-                teacher = of_layers(teacher, field, theirs, self.depths[1])
+                student = of_layers(student, field, ours, present[field])
+                teacher = of_layers(teacher, field, theirs, theirs_present[field])
         return student, teacher
 
     def wanted(self) -> Wanted:
@@ -73,6 +84,15 @@ class Patches(nnx.Module):
             (field, asked([teacher for _, teacher in pairs]))
             for field, pairs in self.layers
         )
+
+
+def layers_of_student(teachers: Iterable[Patches]) -> dict[str, tuple[int, ...]]:
+    """Return the student's layers, by field, that are compared with any teacher's."""
+    layers: dict[str, list[int]] = {}
+    for patches in teachers:
+        for field, pairs in patches.layers:
+            layers.setdefault(field, []).extend(ours for ours, _ in pairs)
+    return {field: asked(each) for field, each in layers.items()}
 
 
 def build_patches(

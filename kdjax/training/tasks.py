@@ -3,7 +3,7 @@
 A task is a frozen value, so equal tasks share one compiled step.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 
-from kdjax.embeddings import Embeddings
+from kdjax.embeddings import Embeddings, Wanted
 from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.objectives import Objective, build_objective
@@ -103,23 +103,25 @@ class ContrastiveTask:
         self, trained: Any, frozen: Frozen, batch: Batch, progress: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the weighted sum of the objectives and each unweighted."""
-        needs = trained.objective.needs
-        student = self._student(trained.model, batch, needs)
+        objective = trained.objective
+        student = self._student(trained.model, batch, objective.wanted())
         given = jax.lax.stop_gradient(frozen) or ()
         teachers = tuple(
-            self._teacher(k, params, batch, needs) for k, params in enumerate(given)
+            self._teacher(k, params, batch, objective.wanted(k))
+            for k, params in enumerate(given)
         )
-        return trained.objective(student, teachers or None, progress)
+        return objective(student, teachers or None, progress)
 
-    def _student(self, model: Any, batch: Batch, needs: Collection[str]) -> Embeddings:
+    def _student(self, model: Any, batch: Batch, wanted: Wanted) -> Embeddings:
         """Return what the student says of a batch."""
         graph, params = _parted(model)
+        fields = dict(wanted)
 
         def see(rows: Batch) -> dict[str, Array]:
             model = nnx.merge(graph, params)
             images = preprocess(rows["image"], self.student.vision)
-            said = model.embeddings(images, rows["text"], **_asked(needs))
-            if "masked_image" in needs:
+            said = model.embed(images, rows["text"], wanted=wanted)
+            if "masked_image" in fields:
                 keep = kept_patches(rows["bits"], self.student.vision.num_patches)
                 masked = model.encode_image(images, keep=keep)
                 said = replace(said, masked_image=masked)
@@ -127,13 +129,13 @@ class ContrastiveTask:
 
         text = batch["text"]["student"]
         rows = {"image": batch["image"], "text": text}
-        if "masked_image" in needs:
+        if "masked_image" in fields:
             rows["bits"] = batch["bits"]
         said = in_parts(see, rows, self.microbatch)
-        return _of_rows(said, text_id=text_id(text) if "text_id" in needs else None)
+        return _of_rows(said, text_id=text_id(text) if "text_id" in fields else None)
 
     def _teacher(
-        self, index: int, frozen: Params, batch: Batch, needs: Collection[str]
+        self, index: int, frozen: Params, batch: Batch, wanted: Wanted
     ) -> Embeddings:
         """Return what a teacher says of a batch, unless the batch carries it."""
         params = {k: v for k, v in frozen.items() if k != "calibrated_scale"}
@@ -150,7 +152,7 @@ class ContrastiveTask:
         def see(rows: Batch) -> dict[str, Array]:
             model = nnx.merge(graph_of(CLIP, config), params)
             images = preprocess(rows["image"], config.vision)
-            return _as_rows(model.embeddings(images, rows["text"], **_asked(needs)))
+            return _as_rows(model.embed(images, rows["text"], wanted=wanted))
 
         rows = {"image": batch["image"], "text": batch["text"][f"teacher_{index}"]}
         said = in_parts(see, rows, self.microbatch)
@@ -169,12 +171,6 @@ def text_id(ids: Int[Array, "B L"]) -> UInt32[Array, "B 2"]:
         return jax.random.key_data(key)
 
     return jax.vmap(of_one)(ids)
-
-
-def _asked(needs: Collection[str]) -> dict[str, bool]:
-    """Return what a model is asked for beside its embeddings."""
-    fields = ("tokens", "hidden", "attention")
-    return {field: f"image_{field}" in needs for field in fields}
 
 
 def _parted(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:

@@ -82,6 +82,14 @@ def test_only_what_is_asked_for_comes_along(said):
             assert (found is None) if way != asked else found.shape == shape
 
 
+def test_of_wanted_fields_the_wanted_layers_alone_come_along(clip):
+    wanted = (("image_hidden", (1,)), ("text_id", ()))
+    found = nnx.jit(lambda clip: clip.embed(IMAGES, IDS, wanted=wanted))(clip)
+    whole = nnx.jit(lambda clip: clip.embeddings(IMAGES, IDS, hidden=True))(clip)
+    np.testing.assert_allclose(found.image_hidden, whole.image_hidden[1:], atol=1e-6)
+    assert found.image_attention is found.image_tokens is found.text_tokens is None
+
+
 @pytest.fixture(scope="module")
 def both_dtypes():
     """What a model says that computes in float32, and in bfloat16."""

@@ -179,7 +179,7 @@ def test_a_mean_is_of_the_patches_and_normed_before_or_after():
     plain = replace(VISION, pooling="mean")
     for config in (plain, replace(plain, norm_after_pooling=True)):
         tower = drawn(lambda: VisionTower(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))  # noqa: B023
-        out = tower(IMAGES, hidden=True)
+        out = tower(IMAGES, hidden=(tower.config.layers - 1,))
         patches = out.trace.hidden[-1][:, 1:]
         expected = (
             tower.post_norm(patches.mean(1))

@@ -1,6 +1,7 @@
 """Objectives asked for values and gradients, by the names of the oracle's arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdjax.embeddings import Embeddings
+from kdjax.embeddings import Embeddings, Wanted
 from kdjax.models.config import TransformerConfig
-from kdjax.objectives import build_objective
+from kdjax.objectives import Objective, build_objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -68,6 +69,22 @@ def embeddings(x: Mapping[str, Any], side: str) -> Embeddings:
     )
 
 
+def sides(
+    objective: Objective,
+    x: Mapping[str, Any],
+    teachers: Sequence[str] = ("teacher",),
+) -> tuple[Embeddings, tuple[Embeddings, ...]]:
+    """The embeddings with the layers that the objective compares, of all there are."""
+
+    def only(side: str, wanted: Wanted) -> Embeddings:
+        whole = embeddings(x, side)
+        layers = {field: np.array(each) for field, each in wanted if each}
+        return replace(whole, **{k: getattr(whole, k)[v] for k, v in layers.items()})
+
+    theirs = (only(side, objective.wanted(k)) for k, side in enumerate(teachers))
+    return only("student", objective.wanted()), tuple(theirs)
+
+
 def tower(x: Mapping[str, Any], side: str) -> TransformerConfig | None:
     """The tower whose tokens, hidden states and attention maps a side has."""
     if f"{side}_tokens" not in x:
@@ -107,7 +124,7 @@ def built(
     return graph, {LEARNT[path]: leaf[...] for path, leaf in flat}
 
 
-def merged(graph: Any, learnt: Mapping[str, Any]) -> Callable[..., Any]:
+def merged(graph: Any, learnt: Mapping[str, Any]) -> Objective:
     paths = {name: path for path, name in LEARNT.items()}
     flat = {paths[name]: value for name, value in learnt.items()}
     return nnx.merge(graph, nnx.State(nnx.traversals.unflatten_mapping(flat)))
@@ -124,8 +141,8 @@ def answers(
 
     def terms(x: Mapping[str, Any]) -> Any:
         learnt = {name: x[name] for name in start}
-        theirs = tuple(embeddings(x, side) for side in teachers)
-        found = merged(graph, learnt)(embeddings(x, "student"), theirs)[1]
+        objective = merged(graph, learnt)
+        found = objective(*sides(objective, x, teachers))[1]
         return found, found
 
     gradients, values = jax.jit(jax.jacrev(terms, has_aux=True))(start | x)

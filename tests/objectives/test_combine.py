@@ -164,8 +164,10 @@ def test_heads_start_with_outputs_as_large_as_their_inputs():
 
 
 def test_masked_images_are_wanted_only_where_they_are_compared():
-    assert build({"fd": {}, "mfd": {}}).needs == {"masked_image"}
-    assert not build({"fd": {}}).needs
+    objective = build({"fd": {}, "mfd": {}})
+    assert objective.wanted() == (("masked_image", ()),)
+    assert not objective.wanted(0)
+    assert not build({"fd": {}}).wanted()
 
 
 def test_a_masked_image_goes_through_the_head_of_images():

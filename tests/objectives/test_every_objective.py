@@ -53,8 +53,8 @@ def compiled(teacher_width, block_rows=None):
         graph, learnt = parts[form]
 
         def term(x, learnt):
-            sides = (answers.embeddings(x, side) for side in ("student", "teacher"))
-            (value,) = answers.merged(graph, learnt)(*sides)[1].values()
+            objective = answers.merged(graph, learnt)
+            (value,) = objective(*answers.sides(objective, x))[1].values()
             return value
 
         value, gradients = jax.value_and_grad(term, argnums=(0, 1))(x, learnt)

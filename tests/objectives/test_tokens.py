@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +157,12 @@ def seen(seed, width, patches, layers):
     )
 
 
+def only(side, wanted):
+    """What a tower shows, of the wanted layers alone."""
+    layers = {field: np.array(each) for field, each in wanted if each}
+    return replace(side, **{k: getattr(side, k)[v] for k, v in layers.items()})
+
+
 def tower(width, layers):
     return TransformerConfig(width=width, layers=layers, num_heads=2, mlp_width=1)
 
@@ -174,13 +182,21 @@ def test_of_several_teachers_each_has_adaptors_and_layers_of_its_own():
         "image_hidden": (1, 2),
         "image_attention": (2,),
     }
-    student, teachers = seen(0, 4, 9, 2), (seen(1, 6, 4, 3), seen(2, 2, 9, 1))
+    assert dict(objective.wanted()) == {
+        "image_tokens": (),
+        "image_hidden": (0, 1),
+        "image_attention": (0,),
+    }
+    student = only(seen(0, 4, 9, 2), objective.wanted())
+    teachers = [seen(1, 6, 4, 3), seen(2, 2, 9, 1)]
+    teachers = tuple(only(x, objective.wanted(k)) for k, x in enumerate(teachers))
     together = objective(student, teachers)[1]
     one, other = objective.patches
     for place, patches in enumerate((one, other)):
         objective.patches = nnx.List([patches])
         objective.parts = nnx.List([objective.parts[0]])
-        alone = objective(student, teachers[place])[1]
+        ours = only(seen(0, 4, 9, 2), objective.wanted())
+        alone = objective(ours, teachers[place])[1]
         together = {name: together[name] - alone[name] / 2 for name in NAMES}
     assert [float(x) for x in together.values()] == pytest.approx([0] * 3, abs=1e-5)
 

@@ -39,10 +39,10 @@ def test_all_at_once_is_one_part(size):
     assert seen == [6]
 
 
-def task_of(spec, microbatch):
+def task_of(spec, microbatch, config=CONFIG):
     objectives = tuple((k, tuple(sorted(v.items()))) for k, v in expand(spec).items())
-    teacher = replace(CONFIG, embed_dim=12)
-    return ContrastiveTask(CONFIG, (teacher,), objectives, microbatch)
+    teacher = replace(config, embed_dim=12)
+    return ContrastiveTask(config, (teacher,), objectives, microbatch)
 
 
 def batch_of(size):
@@ -104,3 +104,14 @@ def test_a_part_of_the_batch_needs_a_part_of_the_memory():
         compiled = gradient.lower(state, batch_of(64)).compile()
         sizes[microbatch] = compiled.memory_analysis().temp_size_in_bytes
     assert sizes[8] < sizes[0] / 4
+
+
+def test_of_layers_that_are_not_compared_nothing_is_kept():
+    deep = replace(CONFIG, vision=replace(CONFIG.vision, layers=16))
+    sizes = {}
+    for layers in ("-1:-1", "even"):
+        task = task_of({"attention": {"layers": layers}}, 8, deep)
+        gradient, state = gradient_of(task)
+        compiled = gradient.lower(state, batch_of(128)).compile()
+        sizes[layers] = compiled.memory_analysis().temp_size_in_bytes
+    assert sizes["-1:-1"] < sizes["even"] / 2
