@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -48,6 +48,26 @@ def _is_scale(wanted: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def check_stored(teachers: Sequence[str], given: Any, ahead: Collection[str]) -> None:
+    """Check that no teacher is to have a stored scale that is not trained yet.
+
+    Args:
+        teachers: of a run.
+        given: its `teacher_scale`.
+        ahead: what is trained first.
+
+    Raises:
+        UserError: one is.
+    """
+    scales = wanted_scales(given, len(teachers))
+    for name, scale in zip(teachers, scales, strict=True):
+        if name in ahead and scale == "stored":
+            raise UserError(
+                f"teacher_scale is 'stored', and nothing calibrates the teacher {name} "
+                "between its training and its student's: set it to match_entropy"
+            )
 
 
 def check_writable(name: str, directory: str) -> None:

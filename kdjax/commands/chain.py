@@ -8,10 +8,12 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.commands.calibration import check_stored
 from kdjax.commands.models import (
     TEACHER,
     check_name,
     directory_of,
+    named_models,
     named_runs,
     run_folder,
     teacher_names,
@@ -40,12 +42,12 @@ class Stage:
     Attributes:
         name: of its folder inside the chain's workdir.
         config: what `distill` gets.
-        previous: keys of its config that name the stage before.
+        before: what its config calls the run of the stage before; "" if it does not.
     """
 
     name: str
     config: ConfigDict
-    previous: tuple[str, ...]
+    before: str
 
 
 def run_chain(
@@ -57,7 +59,8 @@ def run_chain(
 
     Args:
         config: with `distill`, a config of that command, and `stages`, changes to it.
-            As `teacher` or `inherit_from` "previous" is the run of the stage before.
+            As `inherit_from`, or among teachers, "previous" is the run of the stage
+            before.
         path: the chain's workdir; its runs lie in it, in the folders `1`, `2` and on.
         reporter: tells how far it is.
 
@@ -116,20 +119,32 @@ def plan_stages(config: ConfigDict, folder: epath.Path) -> list[Stage]:
     stages = []
     for number, changes in enumerate(config.stages, start=1):
         made = _changed(config.distill, changes, f"stages[{number - 1}]")
-        previous = tuple(key for key in GIVERS if made.get(key) == PREVIOUS)
+        previous = [key for key in GIVERS if PREVIOUS in _names(made, key)]
         if previous and number == 1:
             raise UserError(
                 f"the first stage of a chain has the {previous[0]} {PREVIOUS!r}, and "
                 "there is no stage before it: name a run, a directory or a hub name"
             )
+        last = str(number - 1)
+        before = _called(folder / last, last) if previous else ""
         for key in ("student", *GIVERS):
-            name = made.get(key)
-            if key in previous:
-                made[key] = _called(folder / str(number - 1), str(number - 1))
-            elif isinstance(name, str) and (key, name) != ("inherit_from", TEACHER):
-                made[key] = _beside(name, folder)
-        stages.append(Stage(str(number), made, previous))
+            called = [
+                before if name == PREVIOUS and key in GIVERS else _beside(name, folder)
+                for name in _names(made, key)
+            ]
+            if called:
+                made[key] = ",".join(called)
+        stages.append(Stage(str(number), made, before))
     return stages
+
+
+def _names(config: ConfigDict, key: str) -> tuple[str, ...]:
+    """Return the models that a stage names by a key; none by what is no name."""
+    value = config.get(key)
+    if key == "teacher":
+        return teacher_names(value)
+    own_teacher = (key, value) == ("inherit_from", TEACHER)
+    return (value,) if isinstance(value, str) and not own_teacher else ()
 
 
 def _changed(base: ConfigDict, changes: Any, where: str) -> ConfigDict:
@@ -197,21 +212,18 @@ def check_stages(stages: Sequence[Stage], folder: epath.Path) -> None:
         before = stage.config.student
 
 
-def _check_stage(stage: Stage, before: str, place: epath.Path) -> None:
+def _check_stage(stage: Stage, student_before: str, place: epath.Path) -> None:
     config = stage.config
     check_config("distill", config)
     check_name(config.student, place)
-    whose = "teacher" if config.inherit_from == TEACHER else "inherit_from"
-    if whose in stage.previous:
-        check_sizes(config.inherit, config.student, before)
-    for key in {"teacher", whose} - {*stage.previous}:
-        for name in teacher_names(config[key]):
+    teachers = teacher_names(config.teacher)
+    whole = teachers[0] if config.inherit_from == TEACHER else config.inherit_from
+    if whole == stage.before:
+        check_sizes(config.inherit, config.student, student_before)
+    for name in dict.fromkeys((*teachers, whole)):
+        if name != stage.before:
             family_of(find_model(directory_of(name, place)))
-    if "teacher" in stage.previous and config.teacher_scale == "stored":
-        raise UserError(
-            "teacher_scale is 'stored', and nothing calibrates the stage before: set "
-            "it to match_entropy"
-        )
+    check_stored(teachers, config.teacher_scale, (stage.before,))
 
 
 def _made_from(stages: Sequence[Stage], folder: epath.Path) -> dict[str, Any]:
@@ -219,7 +231,10 @@ def _made_from(stages: Sequence[Stage], folder: epath.Path) -> dict[str, Any]:
     known = {}
     for stage in stages:
         found = named_runs(stage.config, folder / stage.name)
-        known[stage.name] = {k: v for k, v in found.items() if k not in stage.previous}
+        previous = [
+            k for k, v in named_models(stage.config).items() if v == stage.before
+        ]
+        known[stage.name] = {k: v for k, v in found.items() if k not in previous}
     return {name: found for name, found in known.items() if found}
 
 

@@ -180,26 +180,40 @@ def run_of(name: str, workdir: epath.Path) -> epath.Path | None:
     return run_folder(name, workdir)
 
 
+def named_models(config: ConfigDict) -> dict[str, str]:
+    """Return the names of models in a config, by key.
+
+    Of several teachers the keys are "teacher_0", "teacher_1" and on.
+
+    Raises:
+        UserError: teachers are no names joined by commas.
+    """
+    names = {key: config.get(key) for key in ("model", "student", "tower")}
+    if config.get("inherit_from") != TEACHER:
+        names["inherit_from"] = config.get("inherit_from")
+    teachers = teacher_names(config.get("teacher", ""))
+    for index, name in enumerate(teachers):
+        names["teacher" if len(teachers) == 1 else f"teacher_{index}"] = name
+    return {key: name for key, name in names.items() if isinstance(name, str)}
+
+
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     """Return what is known of what a config names: of runs their hash and steps.
 
     Raises:
         UserError: it asks for a stored calibration that is not there.
     """
-    names = {key: config.get(key) for key in ("model", "student", "tower")}
-    if config.get("inherit_from") != TEACHER:
-        names["inherit_from"] = config.get("inherit_from")
-    teachers = teacher_names(config.get("teacher", ""))
+    names = named_models(config)
+    teachers = {key: name for key, name in names.items() if key.startswith(TEACHER)}
     scales = wanted_scales(config.get("teacher_scale", "own"), len(teachers))
     found: dict[str, Any] = {}
-    for index, (name, scale) in enumerate(zip(teachers, scales, strict=True)):
-        key = "" if len(teachers) == 1 else f"_{index}"
-        names[f"teacher{key}"] = name
+    for (key, name), scale in zip(teachers.items(), scales, strict=True):
         if scale == "stored":
             directory = directory_of(name, workdir)
-            found[f"calibrated_scale{key}"] = stored_scale(directory, config)
+            calibrated = key.replace(TEACHER, "calibrated_scale")
+            found[calibrated] = stored_scale(directory, config)
     for key, name in names.items():
-        path = run_of(name, workdir) if isinstance(name, str) else None
+        path = run_of(name, workdir)
         if path is not None and (path / "results.json").exists():
             results = json.loads((path / "results.json").read_text())
             found[key] = {k: results.get(k) for k in ("run", "steps")}

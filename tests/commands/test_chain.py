@@ -127,6 +127,28 @@ def test_a_student_that_shrinks_learns_from_the_teacher_and_inherits(folder):
     }
 
 
+def test_the_stage_before_may_be_one_of_several_teachers(folder):
+    both = {"student": "nano-16", "teacher": "teacher, previous"}
+    chain(folder, "both", (ASSISTED[0], both), steps=1)
+    second = asked(folder / "both/2")
+    assert second["teacher"] == "../teacher,1"
+    assert second["made_from"] == {
+        "teacher_0": {"run": run_of(folder / "teacher"), "steps": 3},
+        "teacher_1": {"run": run_of(folder / "both/1"), "steps": 1},
+    }
+    assert asked(folder / "both")["made_from"]["2"] == {
+        "teacher_0": second["made_from"]["teacher_0"]
+    }
+    (folder / "both/results.json").unlink()
+    chain(folder, "both", (ASSISTED[0], both), steps=1)
+
+
+def test_a_run_is_not_taken_for_the_architecture_of_that_name(folder, tmp_path):
+    shutil.copytree(folder / "teacher", tmp_path / "nano-16")
+    (_, second) = plan_stages(config_of(), folder_of(tmp_path / "chain"))
+    assert second.config.student == "nano-16"
+
+
 def test_a_finished_chain_is_not_repeated_even_without_its_stages(assisted, tmp_path):
     shutil.copytree(assisted.parent / "teacher", tmp_path / "teacher")
     kept = shutil.copytree(assisted, tmp_path / "kept")
@@ -267,7 +289,36 @@ def test_the_command_line_tells_the_stages(folder, capsys):
         (
             (ASSISTED[0], {**ASSISTED[1], "teacher_scale": "stored"}),
             {},
-            "stage 2 .* nothing calibrates the stage before: set it to match_entropy",
+            "stage 2 .* nothing calibrates the teacher 1 between .* to match_entropy",
+        ),
+        (
+            ({"teacher": "teacher,previous"},),
+            {},
+            "the first stage of a chain has the teacher 'previous', .* no stage before",
+        ),
+        (
+            (
+                ASSISTED[0],
+                {
+                    "student": "nano-16",
+                    "teacher": "teacher,previous",
+                    "teacher_scale": "own,stored",
+                },
+            ),
+            {},
+            "stage 2 .* nothing calibrates the teacher 1 between",
+        ),
+        (
+            (
+                ASSISTED[0],
+                {
+                    "student": "small-8",
+                    "teacher": "previous,teacher",
+                    "inherit": "index",
+                },
+            ),
+            {},
+            "stage 2 .* vision.width 64 is more than the teacher's 32",
         ),
     ],
 )
