@@ -8,7 +8,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from kdjax.commands.models import TEACHER, check_name
+from kdjax.commands.calibration import check_stored
+from kdjax.commands.models import TEACHER, check_name, named_runs
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.run import run_command
 from kdjax.commands.schema import check_config
@@ -80,6 +81,7 @@ def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
     """Find now what is wrong with a run, and not when it is its turn."""
     runs = [run for _, run in _runs(entries)]
     trained = {run.name: run.config.model for run in runs if run.command == "pretrain"}
+    ahead = [name for name in trained if not (cells / name / "results.json").exists()]
     for run in runs:
         check_config(run.command, run.config)
         if run.command == "distill" and run.config.teacher in trained:
@@ -87,6 +89,9 @@ def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
             if whole == TEACHER:
                 whole = trained[run.config.teacher]
             check_sizes(run.config.inherit, run.config.student, whole)
+            check_stored((run.config.teacher,), run.config.teacher_scale, ahead)
+            # A teacher of a study before may be calibrated, and must be if it is asked.
+            named_runs(run.config, cells / run.name)
         for key in ("model", "student"):
             if key in run.config:
                 check_name(run.config[key], cells / run.name)

@@ -5,9 +5,11 @@ import itertools
 import pytest
 from ml_collections import ConfigDict
 
+from kdjax.commands.reporter import Reporter
 from kdjax.commands.schema import check_config
 from kdjax.config import load_config, to_plain
 from kdjax.errors import UserError
+from kdjax.study.execute import run_study
 from kdjax.study.grid import plan
 
 
@@ -41,6 +43,21 @@ def test_the_baseline_makes_as_many_steps_on_as_many_images(config):
         if entry.kind in ("baseline", "student"):
             assert entry.clip.config.steps == config.distill.steps
             assert entry.clip.config.batch_size == config.distill.batch_size
+
+
+def test_a_stored_scale_of_a_teacher_that_is_not_there_yet_is_refused(config, tmp_path):
+    with config.distill.ignore_type():
+        config.distill.teacher_scale = "stored"
+    with pytest.raises(UserError, match=r"nothing calibrates the teacher pretrain-"):
+        run_study(config, tmp_path / "study", Reporter(quiet=True), "")
+    assert not any(tmp_path.iterdir())
+    for entry in plan(config)[:3]:
+        (tmp_path / "cells" / entry.clip.name / "model").mkdir(parents=True)
+        for name in ("environment.json", "results.json", "model/config.json"):
+            (tmp_path / "cells" / entry.clip.name / name).write_text("{}")
+    with pytest.raises(UserError, match=r"calibration.json is missing: run kdjax cal"):
+        run_study(config, tmp_path / "study", Reporter(quiet=True), "")
+    assert not (tmp_path / "study").exists()
 
 
 def test_equal_runs_have_one_name_and_others_another(config):
