@@ -24,7 +24,8 @@ COMMANDS: dict[str, Command] = {
     "eval": evaluate,
     "calibrate": calibrate,
 }
-# What it makes lies elsewhere, where something else may have come since.
+# What it makes lies elsewhere, where something else may have come since; so it may be
+# made again of a model that has learnt on.
 REPEATED = ("calibrate",)
 
 
@@ -36,7 +37,8 @@ def run_command(
     The results are also in results.json of the workdir; a finished run is not repeated.
     """
     check_config(command, config)
-    workdir = Workdir(path, command, config, named_runs(config, folder_of(path)))
+    made_from = None if command in REPEATED else named_runs(config, folder_of(path))
+    workdir = Workdir(path, command, config, made_from)
     steps = config.get("steps", 0)
     done = workdir.finished(steps)
     if done is not None and command not in REPEATED:

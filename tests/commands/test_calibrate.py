@@ -110,12 +110,14 @@ def test_a_run_does_not_go_on_with_another_scale(teacher):
         distil(teacher, "student", teacher_scale="stored", steps=3)
 
 
-def test_a_model_that_learns_on_loses_it(teacher):
-    calibrate(teacher)
+def test_a_model_that_learns_on_loses_it_and_can_be_calibrated_again(teacher):
+    before = calibrate(teacher)["calibrated_scale"]
     config = load_config("configs/pretrain/easy_vqa.py")
     config.model, config.steps, config.batch_size = "nano-16", 4, BATCH
     kdjax.run("pretrain", config, str(teacher), quiet=True)
     assert not (teacher / "model/calibration.json").exists()
+    after = calibrate(teacher)["calibrated_scale"]
+    assert stored(teacher / "model")["scale"] == after != before
 
 
 def test_an_export_takes_it_along_and_can_be_a_teacher(teacher):
