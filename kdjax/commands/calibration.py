@@ -8,11 +8,14 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax.data.records import Source
 from kdjax.errors import UserError
 from kdjax.files import read_json, write_whole
 from kdjax.hub import find_model
 
 CALIBRATION = "calibration.json"
+# The split on which a run calibrates its teachers itself.
+HELD_OUT = "validation"
 
 
 def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
@@ -48,6 +51,20 @@ def _is_scale(wanted: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def check_pairs(source: Source, batch_size: int) -> None:
+    """Check that there are pairs for a batch, at whose size alone an entropy is one.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if len(source) < batch_size:
+        raise UserError(
+            f"a teacher is calibrated on batches of {batch_size} held-out pairs and "
+            f"there are {len(source)} in {source.name} {source.split!r}: choose a "
+            "smaller batch_size, or a number as teacher_scale"
+        )
 
 
 def check_stored(teachers: Sequence[str], given: Any, ahead: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kdjax.commands.calibration import wanted_scales
+from kdjax.commands.calibration import HELD_OUT, check_pairs, wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
@@ -197,7 +197,8 @@ def check_config(command: str, config: ConfigDict) -> None:
     Raises:
         UserError: a key is unknown (the nearest is named) or missing, a number is out
             of its range, a word is none of those that may stand there, the batch cannot
-            be split over the mesh, or there is no such split or objective.
+            be split over the mesh or is more than the data, or there is no such split
+            or objective.
     """
     _check(command, "", SCHEMAS[command], to_plain(config))
     if "mesh" in config:
@@ -208,7 +209,9 @@ def check_config(command: str, config: ConfigDict) -> None:
             check_parts(config.batch_size, config.microbatch)
     if "data" in config:
         source_of(config, config.eval.split)
-    if "batch_size" in config:
+    if command == "calibrate":
+        check_pairs(source_of(config, config.eval.split), config.batch_size)
+    if "steps" in config:
         check_batch(source_of(config, "train"), config.batch_size)
     if "data" in config and "objectives" in config:
         objectives = to_plain(config.objectives)
@@ -222,7 +225,9 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "inherit" in config:
         check_inherit(config.inherit, config.student, config.inherit_from)
     if "teacher_scale" in config:
-        wanted_scales(config.teacher_scale, len(teacher_names(config.teacher)))
+        teachers = teacher_names(config.teacher)
+        if "match_entropy" in wanted_scales(config.teacher_scale, len(teachers)):
+            check_pairs(source_of(config, HELD_OUT), config.batch_size)
     if "head" in config:
         check_heads(config.head.width, config.head.num_heads)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from kdjax.commands.calibration import stored_scale, wanted_scales
+from kdjax.commands.calibration import HELD_OUT, stored_scale, wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
 from kdjax.data.records import Source
@@ -165,7 +165,8 @@ def calibrated_scale(config: ConfigDict, teacher: Teacher, wanted: str) -> float
             say equally much; or "stored": what `kdjax calibrate` has found to be that.
 
     Raises:
-        UserError: no scale gives that entropy, or none is stored.
+        UserError: no scale gives that entropy, there are too few pairs for a batch,
+            or no scale is stored.
     """
     if wanted == "own":
         return None
@@ -173,9 +174,8 @@ def calibrated_scale(config: ConfigDict, teacher: Teacher, wanted: str) -> float
         return stored_scale(teacher.directory, config)
     if wanted != "match_entropy":
         return float(wanted)
-    held_out = source_of(config, "validation")
-    image, text = teacher.embed_pairs(held_out, config.batch_size)
-    rows = min(config.batch_size, len(image))
+    rows = config.batch_size
+    image, text = teacher.embed_pairs(source_of(config, HELD_OUT), rows)
     return match_entropy(image, text, config.teacher_entropy, rows=rows)
 
 

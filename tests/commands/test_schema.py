@@ -80,6 +80,29 @@ def test_the_zoos_caption_length_is_not_that_of_the_teachers_text_tower():
     check_config("distill", config)
 
 
+SMALL = {"name": "scenes", "size": 8, "eval_size": 32}
+
+
+def test_a_calibration_needs_a_batch_of_held_out_pairs_alone():
+    config = config_of("calibrate")
+    config.data = ConfigDict(SMALL)
+    check_config("calibrate", config)
+    config.batch_size = 33
+    with pytest.raises(UserError, match=r"33 held-out pairs .* 32 in scenes 'valid"):
+        check_config("calibrate", config)
+
+
+def test_so_does_a_run_that_calibrates_its_teachers_itself():
+    config = config_of("distill")
+    config.data = ConfigDict({**SMALL, "size": 64})
+    check_config("distill", config)
+    config.batch_size = 64
+    with pytest.raises(UserError, match=r"64 held-out pairs .* 32 in scenes 'valid"):
+        check_config("distill", config)
+    config.teacher_scale = "own"
+    check_config("distill", config)
+
+
 def test_heads_that_do_not_share_the_width_are_refused():
     config = config_of("vqa")
     config.head.num_heads = 3
