@@ -54,6 +54,12 @@ def test_a_preset_replaces_the_objectives_of_a_file():
         load_config("configs/eval/easy_vqa.py", ["--config.objectives=clip_kd"])
 
 
+def test_a_set_that_a_config_does_not_have_is_refused_with_those_it_has():
+    said = "no set of objectives 'none'; give one of mixed, hinton, dkd"
+    with pytest.raises(UserError, match=said):
+        load_config("configs/vqa/easy_vqa_distilled.py:none")
+
+
 def test_a_schedule_of_a_file_can_be_changed_key_by_key():
     said = ["--config.objectives.crd.weight.until=0.5"]
     config = load_config("configs/distill/early_stop.py", said)

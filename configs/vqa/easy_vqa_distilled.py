@@ -1,6 +1,6 @@
 """Question answering on easy-VQA from any vision tower, with a teacher's answers.
 
-kdjax vqa --config=configs/vqa/easy_vqa_distilled.py --workdir=runs/taught \
+    kdjax vqa --config=configs/vqa/easy_vqa_distilled.py --workdir=runs/taught \
         --config.tower=runs/student --config.teacher=runs/answers
 
 The teacher is a finished run of `kdjax vqa`. A set of objectives may be named after
@@ -10,6 +10,7 @@ the file, as in easy_vqa_distilled.py:dkd.
 from ml_collections import ConfigDict
 
 from kdjax.config import load_config
+from kdjax.errors import UserError
 
 SETS = {
     # The targets are half the labels and half the teacher's probabilities.
@@ -23,7 +24,16 @@ SETS = {
 
 
 def get_config(objectives: str = "mixed") -> ConfigDict:
-    """Return the config with the objectives of that name."""
+    """Return the config with the objectives of that name.
+
+    Raises:
+        UserError: there are none.
+    """
+    if objectives not in SETS:
+        raise UserError(
+            f"there is no set of objectives {objectives!r}; give one of "
+            f"{', '.join(SETS)}"
+        )
     config = load_config("configs/vqa/easy_vqa.py")
     config.teacher = "runs/answers"
     config.objectives = ConfigDict(SETS[objectives])
