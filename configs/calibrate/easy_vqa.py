@@ -1,7 +1,7 @@
 """How sharp a teacher's run speaks about easy-VQA, set and stored with its model.
 
 kdjax calibrate --config=configs/calibrate/easy_vqa.py --workdir=runs/calibration \
-        --config.teacher=runs/teacher
+    --config.teacher=runs/teacher
 """
 
 from ml_collections import ConfigDict

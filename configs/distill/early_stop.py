@@ -1,7 +1,7 @@
 """A student whose teacher falls silent after 60 % of the steps, on easy-VQA.
 
 kdjax distill --config=configs/distill/early_stop.py --workdir=runs/student \
-        --config.teacher=runs/teacher
+    --config.teacher=runs/teacher
 """
 
 from ml_collections import ConfigDict

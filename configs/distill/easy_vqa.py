@@ -1,7 +1,7 @@
 """A student from a teacher's run, on easy-VQA.
 
 kdjax distill --config=configs/distill/easy_vqa.py --workdir=runs/student \
-        --config.teacher=runs/teacher
+    --config.teacher=runs/teacher
 """
 
 from ml_collections import ConfigDict

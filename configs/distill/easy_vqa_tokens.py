@@ -1,7 +1,7 @@
 """A student that learns its teacher's patch tokens too, on easy-VQA.
 
 kdjax distill --config=configs/distill/easy_vqa_tokens.py --workdir=runs/student \
-        --config.teacher=runs/teacher
+    --config.teacher=runs/teacher
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """A student from a teacher's run, on procedural scenes.
 
 kdjax distill --config=configs/distill/scenes.py --workdir=runs/student \
-        --config.teacher=runs/teacher
+    --config.teacher=runs/teacher
 """
 
 from ml_collections import ConfigDict

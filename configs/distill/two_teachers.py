@@ -1,7 +1,7 @@
 """A student from two teachers' runs at once, on easy-VQA, as MobileCLIP's on 1B.
 
 kdjax distill --config=configs/distill/two_teachers.py --workdir=runs/student \
-        --config.teacher=runs/one,runs/other
+    --config.teacher=runs/one,runs/other
 """
 
 from ml_collections import ConfigDict

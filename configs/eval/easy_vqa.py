@@ -1,7 +1,7 @@
 """Score a run, or any CLIP model, on a split of easy-VQA.
 
 kdjax eval --config=configs/eval/easy_vqa.py --workdir=runs/score \
-        --config.model=runs/answers
+    --config.model=runs/answers
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Question answering on easy-VQA from any vision tower.
 
 kdjax vqa --config=configs/vqa/easy_vqa.py --workdir=runs/answers \
-        --config.tower=runs/student
+    --config.tower=runs/student
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Question answering on procedural scenes from any vision tower.
 
 kdjax vqa --config=configs/vqa/scenes.py --workdir=runs/answers \
-        --config.tower=runs/student
+    --config.tower=runs/student
 """
 
 from ml_collections import ConfigDict
