@@ -27,10 +27,8 @@ def calibrate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
             "calibrate the others in runs of their own"
         )
     check_writable(config.teacher, directory_of(config.teacher, workdir.path))
-    compute, held_out = (
-        compute_of(config, reporter),
-        source_of(config, config.eval.split),
-    )
+    compute = compute_of(config, reporter)
+    held_out = source_of(config, config.eval.split)
     teacher = Teacher(config.teacher, open_model(config.teacher, workdir.path, compute))
     rows, entropy = config.batch_size, config.teacher_entropy
     image, text = teacher.embed_pairs(held_out, rows)
