@@ -7,12 +7,11 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import check_writable, write_calibration
 from kdjax.commands.common import source_of
-from kdjax.commands.models import compute_of, directory_of, open_model, teacher_names
+from kdjax.commands.models import compute_of, directory_of, open_model
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
-from kdjax.errors import UserError
 from kdjax.objectives import match_entropy, mean_entropy
 
 
@@ -21,11 +20,6 @@ def calibrate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
 
     It is stored with the teacher, for `teacher_scale = "stored"` of distil runs.
     """
-    if len(teacher_names(config.teacher)) > 1:
-        raise UserError(
-            f"teacher is {config.teacher!r}; a calibration is of one: name one, and "
-            "calibrate the others in runs of their own"
-        )
     check_writable(config.teacher, directory_of(config.teacher, workdir.path))
     compute = compute_of(config, reporter)
     held_out = source_of(config, config.eval.split)

@@ -53,6 +53,19 @@ def _is_scale(wanted: str) -> bool:
         return False
 
 
+def check_one(teachers: Sequence[str]) -> None:
+    """Check that a calibration is of one teacher.
+
+    Raises:
+        UserError: it is of several.
+    """
+    if len(teachers) > 1:
+        raise UserError(
+            f"teacher is {','.join(teachers)!r}; a calibration is of one: name one, "
+            "and calibrate the others in runs of their own"
+        )
+
+
 def check_pairs(source: Source, batch_size: int) -> None:
     """Check that there are pairs for a batch, at whose size alone an entropy is one.
 
@@ -99,8 +112,9 @@ def check_writable(name: str, directory: str) -> None:
     """
     if not epath.Path(directory).is_dir():
         raise UserError(
-            f"the teacher {name!r} has no folder here to store a calibration in: make "
-            f"one by kdjax export --checkpoint={name} --workdir=DIR, and calibrate DIR"
+            f"the teacher {name!r} is no folder here, in which a calibration could be "
+            "stored: check the spelling, or of a name on the hub make a folder by "
+            f"kdjax export --checkpoint={name} --workdir=DIR, and calibrate DIR"
         )
 
 
@@ -128,7 +142,7 @@ def stored_scale(directory: str, config: ConfigDict) -> float:
         config: of the run; an entropy means something only at its batch size.
 
     Raises:
-        UserError: there is none, or one for another entropy or batch size.
+        UserError: there is none, it is damaged, or for another entropy or batch size.
     """
     path = find_model(directory) / CALIBRATION
     again = "run kdjax calibrate on the teacher"
@@ -137,8 +151,12 @@ def stored_scale(directory: str, config: ConfigDict) -> float:
             f"teacher_scale is 'stored' and {path} is missing: {again}, or set "
             "teacher_scale to match_entropy"
         )
-    found = read_json(path)
-    made_for = (found.get("entropy"), found.get("batch_size"))
+    try:
+        found = read_json(path)
+        made_for = (found["entropy"], found["batch_size"])
+        scale = found["scale"]
+    except (UserError, KeyError) as error:
+        raise UserError(f"{path} holds no calibration: {again}") from error
     if made_for != (config.teacher_entropy, config.batch_size):
         raise UserError(
             f"{path} was made for an entropy of {made_for[0]} nats in batches of "
@@ -146,7 +164,6 @@ def stored_scale(directory: str, config: ConfigDict) -> float:
             f"{config.teacher_entropy} and batch_size {config.batch_size}: set them "
             f"alike, or {again}"
         )
-    scale = found.get("scale")
     if not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise UserError(f"{path} holds the scale {scale!r}: {again}")
     return float(scale)

@@ -245,8 +245,14 @@ def check_name(name: str, workdir: epath.Path) -> None:
     if epath.Path(name).is_file():
         raise UserError(f"{name} is a file; name a run, a directory or a hub name")
     folders = (epath.Path(name), workdir.parent / name)
-    if "/" not in name and not any(folder.is_dir() for folder in folders):
+    if "/" in name or any(folder.is_dir() for folder in folders):
+        return
+    try:
         architecture(name)
+    except UserError as error:
+        raise UserError(
+            f"there is no folder {name!r}, here or beside the workdir, and {error}"
+        ) from error
 
 
 def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kdjax.commands.calibration import HELD_OUT, check_pairs, wanted_scales
+from kdjax.commands.calibration import HELD_OUT, check_one, check_pairs, wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
@@ -210,6 +210,7 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "data" in config:
         source_of(config, config.eval.split)
     if command == "calibrate":
+        check_one(teacher_names(config.teacher))
         check_pairs(source_of(config, config.eval.split), config.batch_size)
     if "steps" in config:
         check_batch(source_of(config, "train"), config.batch_size)

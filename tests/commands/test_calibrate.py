@@ -142,11 +142,20 @@ def test_a_name_on_the_hub_is_refused_with_the_way(teacher):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("tiny-8", "architecture without weights"), ("tiny-9", "did you mean 'tiny-8'")],
+    [
+        ("tiny-8", "architecture without weights"),
+        ("tiny-9", "no folder 'tiny-9', here or beside .* did you mean 'tiny-8'"),
+        (
+            "runs/no",
+            "'runs/no' is no folder here, .*: check the spelling, or of a name",
+        ),
+        ("a,b", "teacher is 'a,b'; a calibration is of one: name one"),
+    ],
 )
 def test_a_teacher_without_weights_is_refused(teacher, name, said):
     with pytest.raises(UserError, match=said):
         kdjax.run("calibrate", *named(name, teacher), quiet=True)
+    assert not list(teacher.parent.rglob("calibration.json"))
 
 
 def named(name, teacher):
@@ -187,8 +196,9 @@ def test_a_run_needs_one_that_was_made_for_it(teacher):
             f'{{"scale": {scale}, "entropy": {ENTROPY}, "batch_size": {BATCH}}}'
         )
         refused(r"calibration.json holds the scale .*: run kdjax calibrate")
-    file.write_text("{")
-    refused(r"calibration.json is not JSON")
+    for damaged in ("{", "[]", '{"scale": 3.0}'):
+        file.write_text(damaged)
+        refused(r"calibration.json holds no calibration: run kdjax calibrate")
 
 
 def test_its_own_entropy_is_that_of_its_own_scale(teacher):

@@ -139,8 +139,8 @@ def test_the_stage_before_may_be_one_of_several_teachers(folder):
     assert asked(folder / "both")["made_from"]["2"] == {
         "teacher_0": second["made_from"]["teacher_0"]
     }
-    chain(folder, "both", (ASSISTED[0], both), steps=2)
-    assert results_of(folder / "both/2")["steps"] == 2
+    (folder / "both/results.json").unlink()
+    chain(folder, "both", (ASSISTED[0], both), steps=1)
 
 
 def test_a_run_is_not_taken_for_the_architecture_of_that_name(folder, tmp_path):
@@ -259,7 +259,7 @@ def test_the_command_line_tells_the_stages(folder, capsys):
         (
             (ASSISTED[0], {"student": "previous"}),
             {},
-            "stage 2 of the chain: no architecture is called 'previous'",
+            "stage 2 of the chain: .* no architecture is called 'previous'",
         ),
         (
             (ASSISTED[0], {**ASSISTED[1], "steps": -1}),
