@@ -27,7 +27,7 @@ from kdjax.commands.models import (
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
 from kdjax.commands.statistics import estimate_statistics
-from kdjax.commands.teacher import Teacher, make_ready
+from kdjax.commands.teacher import Teacher, are_held, check_held, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
@@ -80,8 +80,11 @@ def _run(
         config.microbatch,
     )
     objective = task.objective_shapes()
+    wanted = [objective.wanted(place) for place in range(len(teachers))]
+    if are_held(teachers, config):
+        check_held(teachers, wanted, len(source))
     statistics = estimate_statistics(teachers, source, objective)
-    taught = make_ready(teachers, config, objective)
+    taught = make_ready(teachers, config, wanted)
     del teachers  # where their outputs are held nothing else is needed of them
     host = this_host()
     batches = contrastive_batches(

@@ -25,7 +25,7 @@ from kdjax.evaluation.embedding import (
     see_images,
 )
 from kdjax.models import CLIPConfig, Params
-from kdjax.objectives import Objective, match_entropy
+from kdjax.objectives import match_entropy
 
 # Batches of held-out pairs whose entropy is matched.
 CALIBRATION_BATCHES = 8
@@ -33,6 +33,8 @@ CALIBRATION_BATCHES = 8
 SCALARS = ("logit_scale", "logit_bias")
 # More is not held in memory.
 MOST_HELD_GIB = 32
+# Of images, held whatever else is.
+EMBEDDED: Wanted = (("image", ()),)
 
 Batch = dict[str, Any]
 
@@ -119,23 +121,32 @@ class Taught:
 
 
 def make_ready(
-    teachers: Sequence[Teacher], config: ConfigDict, objective: Objective
+    teachers: Sequence[Teacher], config: ConfigDict, wanted: Sequence[Wanted]
 ) -> Taught:
     """Calibrate teachers, and hold their outputs where the config asks for it.
 
     What is returned then keeps nothing of their towers.
+
+    Args:
+        teachers: to be heard.
+        config: of the run.
+        wanted: of each teacher beside its embeddings.
     """
-    wanted = wanted_scales(config.teacher_scale, len(teachers)) if teachers else ()
-    scales = tuple(map(partial(calibrated_scale, config), teachers, wanted))
-    held = bool(teachers) and config.teacher_outputs == "held"
-    beside = [objective.wanted(place) for place in range(len(teachers))]
+    asked = wanted_scales(config.teacher_scale, len(teachers)) if teachers else ()
+    scales = tuple(map(partial(calibrated_scale, config), teachers, asked))
+    held = are_held(teachers, config)
     return Taught(
         tuple(teacher.config for teacher in teachers),
         tuple(map(partial(_frozen, held=held), teachers, scales)),
         {} if held else _tokenizers(teachers),
-        hold_outputs(teachers, source_of(config, "train"), beside) if held else None,
+        hold_outputs(teachers, source_of(config, "train"), wanted) if held else None,
         scales,
     )
+
+
+def are_held(teachers: Sequence[Teacher], config: ConfigDict) -> bool:
+    """Return whether there are teachers whose outputs are held."""
+    return bool(teachers) and config.teacher_outputs == "held"
 
 
 def _frozen(teacher: Teacher, scale: float | None, *, held: bool) -> Params:
@@ -179,16 +190,29 @@ def calibrated_scale(config: ConfigDict, teacher: Teacher, wanted: str) -> float
     return match_entropy(image, text, config.teacher_entropy, rows=rows)
 
 
-def check_held(teacher: Teacher, wanted: Wanted, images: int) -> None:
+def check_held(
+    teachers: Sequence[Teacher], wanted: Sequence[Wanted], images: int
+) -> None:
     """Check that what is wanted of so many images can be held in memory.
 
+    Args:
+        teachers: to be heard.
+        wanted: of each beside its embeddings.
+        images: to look at.
+
     Raises:
-        UserError: it is too much.
+        UserError: it is too much for all teachers together.
     """
-    each = bytes_of_image(teacher.params, config=teacher.config, wanted=wanted)
-    size = each * images / 2**30
+    each = (
+        bytes_of_image(
+            teacher.params, config=teacher.config, wanted=(*EMBEDDED, *fields)
+        )
+        for teacher, fields in zip(teachers, wanted, strict=True)
+    )
+    size = sum(each) * images / 2**30
     if size > MOST_HELD_GIB:
-        fields = " and ".join(field for field, _ in wanted)
+        names = sorted({field for fields in wanted for field, _ in fields})
+        fields = " and ".join(["image", *names])
         raise UserError(
             f"to hold {fields} of {images} images takes {size:.0f} GiB, and at most "
             f"{MOST_HELD_GIB} are held: set teacher_outputs to computed, or compare "
@@ -206,17 +230,14 @@ def hold_outputs(
         source: of images and captions.
         wanted: of each teacher beside its embeddings.
     """
-    fields = [(("image", ()), *each) for each in wanted]
-    for teacher, each in zip(teachers, fields, strict=True):
-        check_held(teacher, each, len(source))
     captions = [source[i].captions for i in range(len(source))]
     row_of = {
         text: row for row, text in enumerate(sorted({*itertools.chain(*captions)}))
     }
     texts = [teacher.embed_captions(list(row_of)) for teacher in teachers]
     seen = [
-        teacher.see_rows(source, range(len(source)), each)
-        for teacher, each in zip(teachers, fields, strict=True)
+        teacher.see_rows(source, range(len(source)), (*EMBEDDED, *fields))
+        for teacher, fields in zip(teachers, wanted, strict=True)
     ]
 
     def put(batch: Batch) -> Batch:

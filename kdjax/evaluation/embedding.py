@@ -96,10 +96,17 @@ def embed_texts(
 
 def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> Any:
     """Apply a jitted function in batches of one size, so that it compiles once."""
-    missing = -len(rows) % BATCH
-    whole = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-    parts = [
-        jax.device_get(embed(params, part))
-        for part in np.split(whole, len(whole) // BATCH)
-    ]
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+    batch = jax.ShapeDtypeStruct((BATCH, *rows.shape[1:]), rows.dtype)
+    results = jax.tree.map(
+        lambda x: np.empty((len(rows), *x.shape[1:]), x.dtype),
+        jax.eval_shape(embed, params, batch),
+    )
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        count = len(part)
+        if count < BATCH:
+            part = np.concatenate([part, np.repeat(part[:1], BATCH - count, axis=0)])
+        found = jax.device_get(embed(params, part))
+        for whole, some in zip(*map(jax.tree.leaves, (results, found)), strict=True):
+            whole[start : start + count] = some[:count]
+    return results

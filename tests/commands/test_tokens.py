@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import kdjax
 from kdjax.commands.models import compute_of, open_model
 from kdjax.commands.reporter import Reporter
-from kdjax.commands.teacher import Teacher, check_held
+from kdjax.commands.teacher import MOST_HELD_GIB, Teacher, check_held
 from kdjax.config import load_config
 from kdjax.errors import UserError
 
@@ -97,14 +97,25 @@ def test_what_towers_cannot_be_compared_by_is_refused(folder, objectives, said):
         distilled(folder, "refused", objectives)
 
 
-def test_more_than_memory_holds_is_refused_before_it_is_computed(folder):
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_more_than_memory_holds_of_all_teachers_is_refused(folder, teachers):
     compute = compute_of(small("distill/easy_vqa"), Reporter(quiet=True))
     opened = open_model("teacher", epath.Path(folder / "student"), compute)
     teacher = Teacher("teacher", opened)
-    check_held(teacher, (("image_tokens", ()),), 4000)
-    # Of 17 tokens, 2 heads and 2 layers in float32.
-    gib = 2 * 2 * 17 * 17 * 4 * 10**8 / 2**30
     wanted = (("image_attention", (0, 1)),)
-    said = f"to hold image_attention of 100000000 images takes {gib:.0f} GiB"
+    # Of an embedding, and of 17 tokens, 2 heads and 2 layers, in float32.
+    each = 4 * (teacher.config.embed_dim + 2 * 2 * 17 * 17)
+    most = MOST_HELD_GIB * 2**30 // (teachers * each)
+    given = [teacher] * teachers, [wanted] * teachers
+    check_held(*given, most)
+    said = f"to hold image and image_attention of {2 * most} images takes 64 GiB"
     with pytest.raises(UserError, match=said):
-        check_held(teacher, wanted, 10**8)
+        check_held(*given, 2 * most)
+
+
+def test_that_is_said_before_anything_is_computed_of_teachers(folder, monkeypatch):
+    monkeypatch.setattr("kdjax.commands.teacher.MOST_HELD_GIB", 0)
+    monkeypatch.delattr("kdjax.commands.teacher.see_images")
+    monkeypatch.delattr("kdjax.commands.teacher.embed_images")
+    with pytest.raises(UserError, match="to hold image and image_attention and image_"):
+        distilled(folder, "refused", OBJECTIVES, teacher_outputs="held")
