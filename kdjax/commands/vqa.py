@@ -71,11 +71,10 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         return put_into(params, given)
 
     held = None
-    if _may_hold(config, reporter):
-        begun = program_of(config, task).init(config.seed, config.steps)
-        kept = warm_start(begun.params)["model"]["vision"]
-        towers = {"student": (kept, model), **teacher.towers}
-        held = _hold_tokens(towers, source, blank)
+    if config.tower_outputs == "held":
+        student = _frozen_tower(config, task, reporter, warm_start)
+        held = _hold_tokens({**student, **teacher.towers}, source, blank)
+        teacher = teacher.without_tower()
     host = this_host()
     batches = vqa_batches(
         source,
@@ -147,22 +146,33 @@ def _model(
     )
 
 
-def _may_hold(config: ConfigDict, reporter: Reporter) -> bool:
-    """Return whether towers' tokens are held; say so where they cannot be."""
-    held = config.tower_outputs == "held"
-    if held and config.optimizer.vision_rate != 0:
+def _frozen_tower(
+    config: ConfigDict,
+    task: VQATask,
+    reporter: Reporter,
+    warm_start: Callable[[Params], Params],
+) -> dict[str, tuple[Params, VQAConfig]]:
+    """Return the student's tower by its name; none, and say so, where it learns."""
+    if config.optimizer.vision_rate != 0:
         reporter.say(
             "tower_outputs held needs a frozen tower (optimizer.vision_rate 0) and "
-            "this one learns: computing them in every step"
+            "the student's learns: computing its outputs in every step"
         )
-        return False
-    return held
+        return {}
+    begun = program_of(config, task).init(config.seed, config.steps)
+    kept = warm_start(begun.params)["model"]["vision"]
+    return {"student": (kept, task.model)}
 
 
 def _hold_tokens(
     towers: Mapping[str, tuple[Params, VQAConfig]], source: Source, blank: bool
-) -> Callable[[Batch], Batch]:
-    """Compute all frozen towers' tokens once; return what puts them into a batch."""
+) -> Callable[[Batch], Batch] | None:
+    """Compute frozen towers' tokens once; return what puts them into a batch.
+
+    It is None where all towers learn.
+    """
+    if not towers:
+        return None
     images = all_images(source, blank=blank)
     tokens = {
         name: image_tokens(params, images, config=model)
@@ -170,8 +180,10 @@ def _hold_tokens(
     }
 
     def put(batch: Batch) -> Batch:
-        rest = {key: value for key, value in batch.items() if key != "image"}
         held = {name: rows[batch["index"]] for name, rows in tokens.items()}
+        # Of a batch that carries the student's, no tower sees the images.
+        unseen = "image" if "student" in held else None
+        rest = {key: value for key, value in batch.items() if key != unseen}
         return {**rest, "tokens": held}
 
     return put

@@ -24,7 +24,8 @@ class TaughtAnswers:
     Attributes:
         config: of the teacher, whose answers are the student's; None where there is
             none.
-        params: its weights, on the mesh.
+        params: its weights, on the mesh; the tower's are not there where its tokens
+            are held.
         tokenizers: of the questions that it reads, with their length, by model name.
     """
 
@@ -38,6 +39,13 @@ class TaughtAnswers:
         if self.config is None or self.params is None:
             return {}
         return {"teacher": (self.params["vision"], self.config)}
+
+    def without_tower(self) -> "TaughtAnswers":
+        """Return the same without its vision tower's weights."""
+        params = self.params
+        if params is None:
+            return self
+        return replace(self, params={k: params[k] for k in params if k != "vision"})
 
 
 NO_TEACHER = TaughtAnswers()

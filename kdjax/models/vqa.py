@@ -149,3 +149,10 @@ class VQAModel(nnx.Module):
 
         fused = step(queries, self.fusion)
         return self.head(self.head_norm(fused)).astype(jnp.float32)
+
+
+def answering_part(config: VQAConfig, *, rngs: nnx.Rngs) -> VQAModel:
+    """Return a VQA model without a tower, which answers from tokens alone."""
+    model = VQAModel(config, rngs=rngs)
+    del model.vision
+    return model

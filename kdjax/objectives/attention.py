@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.embeddings import Embeddings
-from kdjax.objectives.grids import is_square, resampling
+from kdjax.objectives.grids import is_square, patch_tokens, resampling
 
 # Less than this of a row's attention counts as this, for it has a logarithm.
 LEAST = 1e-30
@@ -35,16 +35,11 @@ def attention_loss(
     if heads == "mean":
         ours, theirs = ours.mean(2), theirs.mean(2)
     both = not (is_square(ours.shape[-1]) or is_square(theirs.shape[-1]))
-    ours, theirs = (x if both else _among_patches(x) for x in (ours, theirs))
+    ours, theirs = (x if both else patch_tokens(x, (-2, -1)) for x in (ours, theirs))
     p, q = _rows(theirs), _rows(_resampled(ours, theirs.shape[-1], both))
     logs = jnp.log(jnp.maximum(p, LEAST)) - jnp.log(jnp.maximum(q, LEAST))
     # Both sum to one, so q - p adds nothing but what rounding takes from a small KL.
     return jnp.mean(jnp.sum(p * logs + (q - p), axis=-1))
-
-
-def _among_patches(maps: Float[Array, "*B M M"]) -> Float[Array, "*B N N"]:
-    """Return what patches get of patches, without the class token."""
-    return maps if is_square(maps.shape[-1]) else maps[..., 1:, 1:]
 
 
 def _resampled(

@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from kdjax.errors import UserError
+from kdjax.objectives.cosines import unit_rows
 
 SCALES = (1e-3, 1e4)
 
@@ -85,11 +86,6 @@ def _cosines(
     image: Float[np.ndarray, "N D"], text: Float[np.ndarray, "N D"], rows: int
 ) -> list[Float[np.ndarray, "B B"]]:
     """Return the cosines of images with texts, of every batch that is filled."""
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = np.asarray(x, np.float64)
-        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
     batches = len(image) // rows
     if not batches:
         raise UserError(
@@ -97,7 +93,7 @@ def _cosines(
             f"are {len(image)}: choose smaller ones, or a number as teacher_scale"
         )
     pairs = zip(
-        *(np.split(unit(x)[: batches * rows], batches) for x in (image, text)),
+        *(np.split(unit_rows(x)[: batches * rows], batches) for x in (image, text)),
         strict=True,
     )
     return [i @ t.T for i, t in pairs]

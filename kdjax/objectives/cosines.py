@@ -1,7 +1,8 @@
-"""Cosines of rows with rows, in float32."""
+"""Rows of length one and the cosines of rows with rows."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kdjax.objectives.schedules import Scalar
@@ -18,6 +19,12 @@ def normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     # Two selections: the first keeps infinity out of the gradient of the second.
     inverse = jax.lax.rsqrt(jnp.where(directed, squares, 1.0))
     return x * jnp.where(directed, inverse, 0.0)
+
+
+def unit_rows(x: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:
+    """Return rows of length one in float64, outside of any gradient."""
+    x = np.asarray(x, np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def pair_logits(

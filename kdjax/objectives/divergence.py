@@ -1,4 +1,4 @@
-"""How far one set of rows of logits is from another."""
+"""How far one array is from another: divergences of rows of logits, Huber's loss."""
 
 import jax
 import jax.numpy as jnp
@@ -19,3 +19,9 @@ def log_divergences(
     p, q = jnp.exp(target), jnp.exp(found)
     # Both sum to one, so q - p adds nothing but what rounding takes from a small KL.
     return jnp.sum(p * (target - found) + (q - p), axis=1)
+
+
+def huber(ours: Float[Array, "*B"], theirs: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Return half the squared difference, or a line where they differ by over one."""
+    far = jnp.abs(ours - theirs)
+    return jnp.where(far < 1, far**2 / 2, far - 0.5)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from kdjax.embeddings import Wanted
 from kdjax.objectives.adaptors import Adaptor
 from kdjax.objectives.combine import Objective
-from kdjax.objectives.grids import is_square
+from kdjax.objectives.cosines import unit_rows
+from kdjax.objectives.grids import patch_tokens
 from kdjax.objectives.layers import asked
 from kdjax.objectives.patches import LAYERED, TOKENS, Patches
 from kdjax.objectives.standardize import phi_s, principal_directions
@@ -45,7 +46,7 @@ def estimate(
     """
     found: dict[str, Any] = {}
     if objective.parts[place].basis is not None:
-        rows = {name: _unit(outputs[name]) for name in MODALITIES}
+        rows = {name: unit_rows(outputs[name]) for name in MODALITIES}
         basis = {k: _leaves(*principal_directions(x)) for k, x in rows.items()}
         found["parts"] = {place: {"basis": basis}}
     if objective.patches:
@@ -72,14 +73,9 @@ def _standardises(adaptor: Adaptor | None) -> bool:
 
 
 def _standard(tokens: Float[np.ndarray, "N M W"]) -> dict[str, Any]:
-    patches = tokens if is_square(tokens.shape[1]) else tokens[:, 1:]
+    patches = patch_tokens(tokens)
     return {"standard": _leaves(*phi_s(patches.reshape(-1, patches.shape[-1])))}
 
 
 def _leaves(mean: np.ndarray, matrix: np.ndarray) -> dict[str, np.ndarray]:
     return {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}
-
-
-def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

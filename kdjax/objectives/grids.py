@@ -1,10 +1,15 @@
 """Patches of one square grid as those of another."""
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+X = TypeVar("X", Array, np.ndarray)
 
 
 def is_square(count: int) -> bool:
@@ -12,9 +17,16 @@ def is_square(count: int) -> bool:
     return math.isqrt(count) ** 2 == count
 
 
-def patch_tokens(x: Float[Array, "B M W"]) -> Float[Array, "B N W"]:
-    """Return tokens without the class token, which comes first where there is one."""
-    return x if is_square(x.shape[1]) else x[:, 1:]
+def patch_tokens(x: X, axes: Sequence[int] = (-2,)) -> X:
+    """Return tokens without the class token, which comes first where there is one.
+
+    Args:
+        x: [..., M, W], or maps [..., M, M].
+        axes: of the tokens, counted from the last.
+    """
+    if is_square(x.shape[axes[0]]):
+        return x
+    return x[tuple(slice(int(axis in axes), None) for axis in range(-x.ndim, 0))]
 
 
 def resample(x: Float[Array, "B N W"], patches: int) -> Float[Array, "B M W"]:

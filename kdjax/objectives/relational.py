@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.blocks import Added, Layout, layout_of, over_rows
 from kdjax.objectives.cosines import normalize, pair_logits
+from kdjax.objectives.divergence import huber
 from kdjax.objectives.pairs import Logits, PairSum, Softmax, Squares
 from kdjax.objectives.schedules import Scalar
 
@@ -197,15 +198,15 @@ def _distances_differ(sides: Sequence[Array], layout: Layout) -> Float[Array, ""
     def sums(*block: Any) -> Added:
         return Added(total=[jnp.sum(x) for x in distances(*block)])
 
-    def huber(index: Array, rows: Any, columns: Any, scalars: Any) -> Added:
+    def differ(index: Array, rows: Any, columns: Any, scalars: Any) -> Added:
         least, means = scalars
         found = zip(distances(index, rows, columns, least), means, strict=True)
-        return Added(total=jnp.sum(_huber(*(x / mean for x, mean in found))))
+        return Added(total=jnp.sum(huber(*(x / mean for x, mean in found))))
 
     least = [_least(rows) for rows in sides]
     totals = over_rows(sums, sides, sides, least, layout).total
     means = [_mean_distance(total, count) for total in totals]
-    return over_rows(huber, sides, sides, (least, means), layout).total / count**2
+    return over_rows(differ, sides, sides, (least, means), layout).total / count**2
 
 
 def _all_differ(
@@ -232,11 +233,11 @@ def _all_differ(
             jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
             for x in (there, there_too)
         ]
-        return far, far_too, jnp.mean(_huber(*cosines))
+        return far, far_too, jnp.mean(huber(*cosines))
 
     *distances, angles = jax.lax.map(at, jnp.arange(count), batch_size=ANCHORS)
     over_means = [x / _mean_distance(jnp.sum(x), count) for x in distances]
-    return jnp.mean(_huber(*over_means)), jnp.mean(angles)
+    return jnp.mean(huber(*over_means)), jnp.mean(angles)
 
 
 def _mean_distance(total: Float[Array, ""], count: int) -> Float[Array, ""]:
@@ -252,13 +253,13 @@ def _sampled_angles_differ(
     size = (3, TRIPLES)
     triples = jnp.asarray(rng.integers(len(sides[0]), size=size, dtype=np.int32))
 
-    def huber(_: Array, triples: Any, columns: Any, scalars: Any) -> Added:
+    def differ(_: Array, triples: Any, columns: Any, scalars: Any) -> Added:
         found = map(partial(_cosines_of, triples), columns)
-        return Added(total=jnp.sum(_huber(*found)))
+        return Added(total=jnp.sum(huber(*found)))
 
     few = layout_of(TRIPLES, BLOCK_TRIPLES)
     few = few if layout.mesh is not None else replace(few, mesh=None)
-    return over_rows(huber, tuple(triples), sides, (), few).total / TRIPLES
+    return over_rows(differ, tuple(triples), sides, (), few).total / TRIPLES
 
 
 def _cosines_of(
@@ -272,8 +273,3 @@ def _cosines_of(
         for side, same in sides
     ]
     return jnp.sum(sides[0][0] * sides[1][0], axis=1) * inverse[0] * inverse[1]
-
-
-def _huber(ours: Array, theirs: Array) -> Array:
-    far = jnp.abs(ours - theirs)
-    return jnp.where(far < 1, far**2 / 2, far - 0.5)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from kdjax.embeddings import Embeddings
 from kdjax.objectives.adaptors import Adaptor
 from kdjax.objectives.cosines import normalize
+from kdjax.objectives.divergence import huber
 from kdjax.objectives.grids import patch_tokens, resample
 
 
@@ -45,9 +46,8 @@ def tokens_loss(
         assert adaptor.standard is not None
         return jnp.mean((adapted - adaptor.standard(target)) ** 2)
     alike = jnp.sum(normalize(adapted) * normalize(target), axis=-1)
-    far = jnp.abs(adapted - target)
-    smooth = jnp.where(far < 1, far**2 / 2, far - 0.5)
-    return cosine * jnp.mean(1 - alike) + smooth_l1 * jnp.mean(smooth)
+    far = huber(adapted, target)
+    return cosine * jnp.mean(1 - alike) + smooth_l1 * jnp.mean(far)
 
 
 def hidden_loss(

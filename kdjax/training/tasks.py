@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from kdjax.embeddings import Embeddings, Wanted
 from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
+from kdjax.models.vqa import answering_part
 from kdjax.objectives import Objective, build_objective
 from kdjax.objectives.patches import LAYERED
 from kdjax.training.microbatches import in_parts
@@ -217,7 +218,8 @@ class VQATask:
         model: the trained model.
         objectives: of classes, names with their options, as sorted pairs.
         teacher: the frozen model, or None; its answers are the trained model's, in
-            their order. Its parameters are the `frozen` of the step.
+            their order. Its parameters are the `frozen` of the step; where the batch
+            carries its tokens those of its tower are not needed.
         microbatch: rows that are seen and answered at a time; 0 for all.
     """
 
@@ -252,7 +254,8 @@ class VQATask:
         """Return what the teacher answers to the questions of a batch."""
         if self.teacher is None or frozen is None:
             return None
-        model = nnx.merge(graph_of(VQAModel, self.teacher), frozen)
+        part = VQAModel if "vision" in frozen else answering_part
+        model = nnx.merge(graph_of(part, self.teacher), frozen)
         return Embeddings.of_classes(self._answers("teacher", model, batch))
 
     def _answers(self, name: str, model: Any, batch: Batch) -> Float[Array, "R A"]:
