@@ -21,7 +21,8 @@ TOWERS = {"tokens", "hidden", "attention"}
 ONE = [
     name
     for name, entry in REGISTRY.items()
-    if entry.needs_teacher and not entry.takes_all and name not in TOWERS
+    if entry.needs_teacher and not entry.takes_all and entry.of == "pairs"
+    if name not in TOWERS
 ]
 
 
