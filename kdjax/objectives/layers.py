@@ -59,24 +59,30 @@ def asked(layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def of_layers(
-    side: Embeddings, field: str, layers: Sequence[int], present: Sequence[int]
+    side: Embeddings,
+    field: str,
+    layers: Sequence[int],
+    wanted: Sequence[int],
+    depth: int,
 ) -> Embeddings:
     """Return a side with one field of these layers, in this order.
 
     Args:
-        side: with the field of those `present`.
+        side: with the field of those `wanted`, or of all of its tower.
         field: image_hidden or image_attention.
         layers: counted from 0.
-        present: that were asked for.
+        wanted: that the objective asks for.
+        depth: layers of the tower.
 
     Raises:
-        UserError: the field has more or fewer layers.
+        UserError: the field has other layers.
     """
     stack = getattr(side, field)
+    present = range(depth) if len(stack) == depth else wanted
     if len(stack) != len(present):
         raise UserError(
             f"{field} has {len(stack)} layers and the objective compares "
-            f"{len(present)}: give what its `wanted` names, as `CLIP.embed` does"
+            f"{len(wanted)}: give those, as `CLIP.embed` does, or all {depth}"
         )
     chosen = [stack[present.index(layer)] for layer in layers]
     return replace(side, **{field: jnp.stack(chosen)})

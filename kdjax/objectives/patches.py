@@ -24,6 +24,7 @@ class Patches(nnx.Module):
         tokens: the adaptor of the last tokens, or None.
         hidden: those of the pairs of layers.
         layers: fields of embeddings with the pairs of layers that are compared.
+        depths: layers of the student's tower and of the teacher's.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Patches(nnx.Module):
 
         if chosen.get("attention", {}).get("heads") == "matched":
             _check_heads(student.num_heads, teacher.num_heads)
-        depths = student.layers, teacher.layers
+        self.depths = student.layers, teacher.layers
         self.layers = tuple(
-            (field, layer_pairs(name, chosen[name]["layers"], *depths))
+            (field, layer_pairs(name, chosen[name]["layers"], *self.depths))
             for name, field in LAYERED.items()
             if name in chosen
         )
@@ -64,17 +65,18 @@ class Patches(nnx.Module):
         """Return both sides with the layers of fields that are compared, by pairs.
 
         Args:
-            student: with the layers that are compared with any teacher.
-            teacher: with those that are wanted of it.
+            student: with the layers that are compared with any teacher, or all.
+            teacher: with those that are wanted of it, or all.
             fields: that are compared.
             present: the student's layers by field.
         """
-        theirs_present = dict(self.wanted())
+        theirs_wanted = dict(self.wanted())
         for field, pairs in self.layers:
             if field in fields:
                 ours, theirs = zip(*pairs, strict=True)
-                student = of_layers(student, field, ours, present[field])
-                teacher = of_layers(teacher, field, theirs, theirs_present[field])
+                wanted, depths = theirs_wanted[field], self.depths
+                student = of_layers(student, field, ours, present[field], depths[0])
+                teacher = of_layers(teacher, field, theirs, wanted, depths[1])
         return student, teacher
 
     def wanted(self) -> Wanted:

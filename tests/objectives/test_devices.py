@@ -12,7 +12,7 @@ from objectives.on_devices import BLOCK_ROWS, Case, ask, together, wrong
 
 # Seconds after which processes are killed, that none of them waits for another forever.
 LIMIT = 900
-DATA, FSDP, MIXED, OF_TWO = (8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 1)
+FSDP, MIXED, OF_TWO = (1, 8, 1), (2, 4, 1), (2, 2, 1)
 DEFAULTS = combinations()[0]
 IN_BLOCKS = {k: v for k, v in DEFAULTS.items() if has_blocks(k)}
 # Captions that a batch has twice.
@@ -26,7 +26,6 @@ REPEATS = {
 SAMPLED, MANY = {"rkd": {}, "gd": {}}, 264
 
 ONE_PROCESS = {
-    "dense, data": Case(DEFAULTS, DATA),
     "dense, fsdp": Case(DEFAULTS, FSDP),
     "dense, mixed": Case(DEFAULTS, MIXED),
     "blocks": Case(IN_BLOCKS, MIXED, BLOCK_ROWS),

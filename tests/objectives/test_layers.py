@@ -55,9 +55,12 @@ def test_layers_are_taken_from_those_that_were_asked_for():
     side = Embeddings(
         image=nothing, text=nothing, logit_scale=jnp.float32(1), image_hidden=stack
     )
-    found = of_layers(side, "image_hidden", (3, 1, 3), present).image_hidden
+    found = of_layers(side, "image_hidden", (3, 1, 3), present, 4).image_hidden
     assert found[:, 0, 0, 0].tolist() == [3, 1, 3]
+    # What has all layers of its tower will do.
+    found = of_layers(side, "image_hidden", (1,), (1,), 2).image_hidden
+    assert found[:, 0, 0, 0].tolist() == [3]
     with pytest.raises(
         UserError, match=r"^image_hidden has 2 layers and the objective"
     ):
-        of_layers(side, "image_hidden", (0,), (0,))
+        of_layers(side, "image_hidden", (0,), (0,), 4)
