@@ -19,9 +19,13 @@ refuse() {
 
 # quoted WORD...: the words as one line that a shell reads back.
 quoted() {
-  local line
-  printf -v line '%q ' "$@"
-  echo "${line% }"
+  local word plain line=''
+  for word in "$@"; do
+    printf -v plain %q "$word"
+    [[ $plain == "$word" ]] || plain=${word@Q}
+    line+=" $plain"
+  done
+  echo "${line# }"
 }
 
 # run COMMAND...: run it, or with --dry-run print it instead.

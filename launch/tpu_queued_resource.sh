@@ -111,7 +111,7 @@ train() {
   local stop='pkill -x kdjax; timeout 60 sh -c '
   stop+='"while pgrep -x kdjax >/dev/null; do sleep 1; done" || pkill -KILL -x kdjax'
   # shellcheck disable=SC2016 # the hosts' PATH
-  on_all_hosts "$stop; mkdir -p kdjax && cd kdjax && "'export PATH=~/kdjax-venv/bin:$PATH'"\
+  on_all_hosts "$stop; mkdir -p kdjax && cd kdjax && "'export PATH=$HOME/kdjax-venv/bin:$PATH'"\
  && exec $(quoted "${command[@]}")"
 }
 
