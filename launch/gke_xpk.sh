@@ -12,8 +12,9 @@
 #   --type=TYPE            of each slice, such as v5litepod-256
 #   --image=IMAGE          which the cluster can pull
 #   --slices=N             by default 1
-#   --restarts=N           by default 20. Preempted and killed runs start again (exit status
-#                          143 and others from 127), those whose input is wrong do not (2).
+#   --restarts=N           after a failure or a preemption start again up to N times; by
+#                          default 20. A command that exits with 2, for its input is wrong,
+#                          is not repeated.
 #   --grace=SECONDS        from a preemption's SIGTERM until the end; by default 120
 #   --dry-run              print every command, and run none
 #
@@ -31,8 +32,9 @@ need_number slices restarts grace
 need_command
 need_bucket
 
-# xpk puts the command into a shell of its own, whose SIGTERM reaches what is exec'ed.
+# The command is put into a shell, whose SIGTERM reaches what is exec'ed. xpk repeats what
+# exits with 127 and above, such as 143; 1 is also that of a host whose others are gone.
 run xpk workload create --workload="$name" --cluster="$cluster" --tpu-type="$type" \
   --num-slices="$slices" --docker-image="$image" --max-restarts="$restarts" \
-  --termination-grace-period-seconds="$grace" "${others[@]}" \
+  --restart-on-exit-codes=1 --termination-grace-period-seconds="$grace" "${others[@]}" \
   --command="exec $(quoted "${command[@]}")"

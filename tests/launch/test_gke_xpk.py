@@ -27,7 +27,7 @@ def test_a_dry_run_prints_what_a_run_does(stubs, script):
     assert set(call[3:-1]) == {
         "--workload=clip", "--cluster=c", "--tpu-type=v5litepod-256", "--num-slices=2",
         "--docker-image=i/kdjax:tpu", "--max-restarts=20", "--project=p",
-        "--termination-grace-period-seconds=120",
+        "--termination-grace-period-seconds=120", "--restart-on-exit-codes=1",
     }  # fmt: skip
 
 

@@ -1,9 +1,15 @@
 """A submission is one sbatch; its job runs a line on all tasks, and requeues itself."""
 
+import json
+import os
 import shlex
+import socket
+import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 TRAIN = [
     "kdjax", "distill", "--config=my configs/a.py:x", "--config.mesh=[4, -1, 1]",
     "--config.note=it's $HOME; \"so\"", "--workdir=runs/a",
@@ -119,3 +125,58 @@ def test_the_tasks_have_the_cpus_of_the_job(job):
     """A newer srun does not take them over by itself."""
     _, calls = job(shlex.join(TRAIN), SLURM_CPUS_PER_TASK="12")
     assert calls == [["srun", "--kill-on-bad-exit=0", "--cpus-per-task=12", *TRAIN]]
+
+
+SRUN = """\
+#!/usr/bin/env bash
+# Two tasks here, with the variables of a step, which are told to stop once they train.
+shift
+tasks=() status=0
+export SLURM_NTASKS=2 SLURM_STEP_NODELIST=127.0.0.1 SLURM_STEP_NUM_NODES=1
+for id in 0 1; do
+  SLURM_PROCID=$id SLURM_LOCALID=$id "$@" &
+  tasks+=($!)
+done
+until [[ -s $METRICS ]] || ! kill -0 "${tasks[@]}"; do sleep 0.1; done
+kill -TERM "${tasks[@]}"
+for task in "${tasks[@]}"; do
+  wait "$task" || { status=$? && echo "task: $status"; }
+done
+exit "$status"
+"""
+
+
+def job_number():
+    """Return the number of a job whose port of JAX is free."""
+    for number in range(70, 4000):
+        with socket.socket() as port:
+            if port.connect_ex(("127.0.0.1", 65536 - 4096 + number)):
+                return str(number)
+    raise AssertionError("no free port")
+
+
+def test_two_tasks_meet_and_stop_together(stubs, script, tmp_path):
+    """The job, with all that Slurm sets, and two processes of kdjax."""
+    stubs.add("scontrol")
+    stubs.add("srun")
+    (stubs.folder / "srun").write_text(SRUN)
+    run = tmp_path / "my run"
+    line = shlex.join([
+        sys.executable, "-m", "kdjax", "pretrain",
+        f"--config={ROOT}/configs/pretrain/easy_vqa.py", f"--workdir={run}",
+        "--config.steps=100000", "--config.batch_size=8", "--config.log_every=1",
+        "--config.checkpoint.every_steps=100000", "--config.model=nano-16",
+    ])  # fmt: skip
+    number = job_number()
+    variables = {
+        **{key: os.environ[key] for key in os.environ if key.startswith("JAX_")},
+        "PYTHONPATH": str(ROOT), "METRICS": f"{run}/metrics.jsonl",
+        "SLURM_JOB_ID": number, "SLURM_NTASKS_PER_NODE": "2",
+    }  # fmt: skip
+    done = stubs.run(script("slurm_job.sh"), line, **variables)
+    assert done.returncode == 143, done.stderr
+    assert done.stdout.splitlines() == ["task: 143"] * 2
+    assert stubs.calls() == [["scontrol", "requeue", "incomplete", number]]
+    steps = [json.loads(row)["step"] for row in (run / "metrics.jsonl").open()]
+    assert steps == list(range(1, steps[-1] + 1))  # written by one of them
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(steps[-1])]
