@@ -175,8 +175,9 @@ def test_two_tasks_meet_and_stop_together(stubs, script, tmp_path):
     }  # fmt: skip
     done = stubs.run(script("slurm_job.sh"), line, **variables)
     assert done.returncode == 143, done.stderr
-    assert done.stdout.splitlines() == ["task: 143"] * 2
+    assert done.stdout.splitlines().count("task: 143") == 2
     assert stubs.calls() == [["scontrol", "requeue", "incomplete", number]]
-    steps = [json.loads(row)["step"] for row in (run / "metrics.jsonl").open()]
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows]
     assert steps == list(range(1, steps[-1] + 1))  # written by one of them
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(steps[-1])]
