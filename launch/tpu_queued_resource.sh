@@ -89,7 +89,8 @@ on_all_hosts() {
   run gcloud compute tpus tpu-vm ssh "$name" --worker=all "${where[@]}" --command="$1"
 }
 
-# The runtimes' own Python is too old for kdjax; uv brings one.
+# The runtimes' own Python is too old for kdjax; uv brings one. Another commit of the same
+# version is not new to uv.
 install() {
   local spec=$install unpack=''
   if [[ ! $spec ]]; then
@@ -103,7 +104,8 @@ install() {
   fi
   on_all_hosts "${unpack}python3 -m pip install --user --quiet uv && \
 ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 kdjax-venv && \
-~/.local/bin/uv pip install --quiet --python kdjax-venv/bin/python $(quoted "$spec")"
+~/.local/bin/uv pip install --quiet --python kdjax-venv/bin/python \
+--reinstall-package kdjax $(quoted "$spec")"
 }
 
 # A broken connection leaves processes behind, and a TPU serves one at a time.
