@@ -19,6 +19,7 @@ check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/shellcheck -x launch/*.sh .ci/*
 
 format: .venv/test
 	$(BIN)/ruff format .

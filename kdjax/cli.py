@@ -5,11 +5,13 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from kdjax import hosts
 from kdjax.errors import UserError
 
 HELP = {
@@ -87,10 +89,34 @@ def parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         else:
             command.add_argument("--config", required=True, metavar="FILE[:argument]")
+            _add_hosts(command)
         command.add_argument(
             "--workdir", required=True, metavar="DIR", help="may be a gs:// path"
         )
     return top
+
+
+def _add_hosts(command: argparse.ArgumentParser) -> None:
+    """Add what says where the other processes are, with JAX's names."""
+    group = command.add_argument_group(
+        "many hosts",
+        "The same command on each; needed only where the environment (TPU pods, Slurm, "
+        "Open MPI, indexed jobs of Kubernetes) does not say who there is.",
+    )
+    group.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="of the first process"
+    )
+    group.add_argument(
+        "--num_processes", type=int, metavar="N", help="how many there are"
+    )
+    group.add_argument(
+        "--process_id", type=int, metavar="I", help="which of them this is, from 0"
+    )
+    group.add_argument(
+        "--heartbeat_timeout_seconds", type=int, metavar="S",
+        default=hosts.HEARTBEAT_TIMEOUT,
+        help="after which a host that says nothing is gone, and all stop (%(default)s)",
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,32 +125,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for asked in (signal.SIGINT, signal.SIGTERM):
             signal.signal(asked, _stop)
-        if overrides and arguments.command in ("info", "export"):
-            raise UserError(
-                f"{overrides[0]!r} is not an option of kdjax {arguments.command}"
-            )
-        if arguments.command == "info":
-            from kdjax.commands.info import info
-
-            print(info())
-            return 0
-        _start()
-        from kdjax.commands.run import describe
-
-        if arguments.command == "export":
-            config = {"checkpoint": arguments.checkpoint, "format": arguments.format}
-        else:
-            config = arguments.config
-        results = run(arguments.command, config, arguments.workdir, overrides)
-        if arguments.command != "study":
-            print(f"{describe(results)}\n{arguments.workdir}")
+        _do(arguments, overrides)
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return hosts.leave(2)
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
-        print(STOPPED, file=sys.stderr)
+        if hosts.is_first():
+            print(STOPPED, file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
+    except Exception as error:
+        if not hosts.met():
+            raise
+        sys.stderr.write(hosts.gone(error) or traceback.format_exc())
+        return hosts.leave(1)
+
+
+def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Do what was typed and print what came of it."""
+    if overrides and arguments.command in ("info", "export"):
+        raise UserError(
+            f"{overrides[0]!r} is not an option of kdjax {arguments.command}"
+        )
+    if arguments.command == "info":
+        from kdjax.commands.info import info
+
+        print(info())
+        return
+    _start()
+    if arguments.command == "export":
+        config = {"checkpoint": arguments.checkpoint, "format": arguments.format}
+    else:
+        config = arguments.config
+        hosts.start(
+            arguments.coordinator_address,
+            arguments.num_processes,
+            arguments.process_id,
+            arguments.heartbeat_timeout_seconds,
+        )
+    from kdjax.commands.run import describe
+
+    results = run(arguments.command, config, arguments.workdir, overrides)
+    if arguments.command != "study" and hosts.is_first():
+        print(f"{describe(results)}\n{arguments.workdir}")
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -205,7 +248,7 @@ def run(
         words = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
         told = shlex.join(["kdjax", *words])
         config = load_config(config, overrides)
-    reporter = Reporter(quiet=quiet)
+    reporter = Reporter(quiet=quiet or not hosts.is_first())
     if command == "export":
         from ml_collections import ConfigDict
 

@@ -1,13 +1,34 @@
-"""Files that are there whole or not at all, and what is in those of JSON."""
+"""Files that are there whole or not at all, and what is in those of JSON.
 
+Of several hosts, which all do the same, the first alone writes: what a run writes, but
+for checkpoints, goes through here.
+"""
+
+import functools
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 from etils import epath
 
+from kdjax import hosts
 from kdjax.errors import UserError
 
+P = ParamSpec("P")
 
+
+def _once(write: Callable[P, None]) -> Callable[P, None]:
+    """Return what does so on the first host and does nothing on the others."""
+
+    @functools.wraps(write)
+    def on_first(*args: P.args, **kwargs: P.kwargs) -> None:
+        if hosts.is_first():
+            write(*args, **kwargs)
+
+    return on_first
+
+
+@_once
 def make_folder(path: epath.Path) -> None:
     """Make a folder and those it is in, where they are not there.
 
@@ -23,6 +44,7 @@ def make_folder(path: epath.Path) -> None:
         ) from error
 
 
+@_once
 def write_whole(path: epath.Path, content: bytes) -> None:
     """Write a file so that nobody ever finds a part of it.
 
@@ -35,6 +57,25 @@ def write_whole(path: epath.Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+@_once
+def append_line(path: epath.Path, line: str) -> None:
+    """Add a line to a file of a local folder; object stores cannot."""
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+
+
+@_once
+def copy_file(source: epath.Path, target: epath.Path) -> None:
+    """Copy a file, in place of any that is there."""
+    source.copy(target, overwrite=True)
+
+
+@_once
+def remove_file(path: epath.Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

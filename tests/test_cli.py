@@ -23,7 +23,14 @@ def kdjax(*arguments, cwd=None):
 def test_help_says_what_a_command_takes(command):
     done = kdjax(command, "--help")
     assert done.returncode == 0
-    for word in ("--config", "--workdir", "--config.seed=1", f"kdjax {command}"):
+    hosts = ("--coordinator_address", "--num_processes", "--process_id")
+    for word in (
+        "--config",
+        "--workdir",
+        "--config.seed=1",
+        f"kdjax {command}",
+        *hosts,
+    ):
         assert word in done.stdout
 
 
@@ -53,7 +60,9 @@ def test_help_imports_nothing_heavy():
         ([PRETRAIN, "--config.mesh.data=-2"], "mesh.data is -2; give a whole number"),
         ([PRETRAIN, "--config.zzz=1"], "there is no key 'zzz'"),
         ([PRETRAIN, "--config.log_every=0"], "log_every is 0; give a whole number"),
-        ([PRETRAIN, "--workdir=/dev/null/run"], "the workdir /dev/null/run cannot"),
+        ([PRETRAIN, "--workdir=/dev/null/run"], "the folder /dev/null/run cannot"),
+        ([PRETRAIN, "--num_processes=2"], "give all of them, or none"),
+        ([PRETRAIN, "--process_id=first"], "invalid int value: 'first'"),
         ([PRETRAIN, "stray"], "'stray' is not understood"),
         (["--config=configs/vqa/easy_vqa.py"], "a config of pretrain has no key"),
     ],

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from kdjax.data.records import Source
 from kdjax.errors import UserError
-from kdjax.files import read_json, write_whole
+from kdjax.files import read_json, remove_file, write_whole
 from kdjax.hub import find_model
 
 CALIBRATION = "calibration.json"
@@ -175,4 +175,4 @@ def carry_calibration(source: str, directory: epath.Path) -> None:
     if path.exists():
         write_whole(directory / CALIBRATION, path.read_bytes())
     else:
-        (directory / CALIBRATION).unlink(missing_ok=True)
+        remove_file(directory / CALIBRATION)

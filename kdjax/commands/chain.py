@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax import hosts
 from kdjax.commands.calibration import check_stored
 from kdjax.commands.models import (
     TEACHER,
@@ -24,7 +25,7 @@ from kdjax.commands.schema import check_config
 from kdjax.commands.start import check_sizes
 from kdjax.commands.workdir import Workdir, folder_of
 from kdjax.errors import UserError
-from kdjax.files import make_folder
+from kdjax.files import copy_file, make_folder
 from kdjax.hub import ENVIRONMENT, MODEL, family_of, find_model
 
 # The word for the run of the stage before, and the keys where it may stand.
@@ -97,6 +98,7 @@ def run_chain(
         "stages": told,
     }
     workdir.write_json("results.json", results)
+    hosts.wait("a chain has ended")
     return results
 
 
@@ -242,4 +244,4 @@ def _copy_model(source: epath.Path, target: epath.Path) -> None:
     """Copy a model, weights first: what has its config can be opened."""
     make_folder(target)
     for file in sorted(source.iterdir(), key=lambda file: file.suffix == ".json"):
-        file.copy(target / file.name, overwrite=True)
+        copy_file(file, target / file.name)

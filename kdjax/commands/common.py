@@ -3,10 +3,10 @@
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import jax
+import numpy as np
+from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from kdjax.commands.reporter import Reporter
@@ -21,30 +21,12 @@ from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.zero_shot import zero_shot_accuracy
 from kdjax.models import CLIPConfig, Params
 from kdjax.objectives import expand
-from kdjax.parallel import make_mesh
+from kdjax.parallel import host_rows, make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, TrainState, build_program
 from kdjax.training.tasks import Frozen, Options, Task
-
-
-@dataclass(frozen=True)
-class Host:
-    """This process among all.
-
-    Attributes:
-        index: of this process.
-        count: of processes.
-    """
-
-    index: int
-    count: int
-
-
-def this_host() -> Host:
-    """Return this process's place."""
-    return Host(jax.process_index(), jax.process_count())
 
 
 def source_of(config: ConfigDict, split: str) -> Source:
@@ -77,6 +59,11 @@ def objectives_of(config: ConfigDict) -> tuple[tuple[str, Options], ...]:
     """Return the config's objectives with all of their options, as a task has them."""
     objectives = expand(to_plain(config.objectives))
     return tuple((k, tuple(sorted(v.items()))) for k, v in sorted(objectives.items()))
+
+
+def own_rows(config: ConfigDict) -> Int64[np.ndarray, " b"]:
+    """Return which rows of every batch this host loads."""
+    return host_rows(config.batch_size, make_mesh(dict(config.mesh)))
 
 
 def program_of(config: ConfigDict, task: Task) -> Program:

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from kdjax.commands.common import (
     fit,
     objectives_of,
+    own_rows,
     put_into,
     score_zero_shot,
     source_of,
-    this_host,
     tokenizer_of,
 )
 from kdjax.commands.models import (
@@ -86,14 +86,12 @@ def _run(
     statistics = estimate_statistics(teachers, source, objective)
     taught = make_ready(teachers, config, wanted)
     del teachers  # where their outputs are held nothing else is needed of them
-    host = this_host()
     batches = contrastive_batches(
         source,
         {"student": (tokenizer, length), **taught.tokenizers},
         batch_size=config.batch_size,
         seed=config.seed,
-        host_index=host.index,
-        host_count=host.count,
+        rows=own_rows(config),
     )
 
     def warm_start(params: Params) -> Params:

@@ -16,6 +16,8 @@ from kdjax.commands.reporter import Reporter
 from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
+from kdjax.files import make_folder, remove_file, write_whole
+from kdjax.hosts import whole
 from kdjax.hub import CONFIG, ENVIRONMENT, MODEL, OPEN_CLIP_CONFIG
 from kdjax.models import CLIP, CLIPConfig, Params, VQAConfig, architecture, graph_of
 from kdjax.models.config import Kernel, vqa_config_from_dict
@@ -317,7 +319,7 @@ def save_model(
     clip = nnx.merge(graph_of(CLIP, config), params)
     format = format_of(config)
     # It is of the weights that were there before.
-    (workdir / MODEL / CALIBRATION).unlink(missing_ok=True)
+    remove_file(workdir / MODEL / CALIBRATION)
     save_clip(clip, workdir / MODEL, format=format, tokenizer=tokenizer)
 
 
@@ -344,10 +346,10 @@ def save_vqa_model(
     from safetensors.numpy import save
 
     directory = workdir / MODEL
-    directory.mkdir(parents=True, exist_ok=True)
-    flat = flatten_dict(jax.device_get(params), sep="/")
-    (directory / "vqa.safetensors").write_bytes(save(flat))
-    (directory / "vqa.json").write_text(json.dumps(config, indent=2) + "\n")
+    make_folder(directory)
+    flat = flatten_dict(jax.device_get(whole(params)), sep="/")
+    write_whole(directory / "vqa.safetensors", save(flat))
+    write_whole(directory / "vqa.json", (json.dumps(config, indent=2) + "\n").encode())
     tokenizer.save(directory, config["model"]["question_length"])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kdjax import hosts
 from kdjax.commands.calibrate import calibrate
 from kdjax.commands.contrastive import distill, pretrain
 from kdjax.commands.evaluate import evaluate
@@ -48,6 +49,7 @@ def run_command(
     results = COMMANDS[command](config, workdir, reporter)
     results = {"command": command, "run": workdir.run, "steps": steps, **results}
     workdir.write_json("results.json", results)
+    hosts.wait("a run has ended")
     return results
 
 

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from kdjax.commands.common import (
     fit,
     objectives_of,
+    own_rows,
     program_of,
     put_into,
     source_of,
-    this_host,
     tokenizer_of,
 )
 from kdjax.commands.models import (
@@ -75,7 +75,6 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         student = _frozen_tower(config, task, reporter, warm_start)
         held = _hold_tokens({**student, **teacher.towers}, source, blank)
         teacher = teacher.without_tower()
-    host = this_host()
     batches = vqa_batches(
         source,
         {"student": (tokenizer, config.question_length), **teacher.tokenizers},
@@ -83,8 +82,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         batch_size=config.batch_size,
         questions_per_image=config.questions_per_image,
         seed=config.seed,
-        host_index=host.index,
-        host_count=host.count,
+        rows=own_rows(config),
         blank=blank,
     )
     state, seconds = fit(

@@ -13,9 +13,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import kdjax
+from kdjax import hosts
 from kdjax.config import config_hash, differences, to_plain
 from kdjax.errors import UserError
-from kdjax.files import write_whole
+from kdjax.files import make_folder, write_whole
 from kdjax.hub import CONFIG, ENVIRONMENT
 
 PACKAGES = (
@@ -104,11 +105,14 @@ class Workdir:
     def begin(self) -> None:
         """Make the folder, and write what is asked for and where it runs.
 
+        Of several hosts the first does so, when all have looked at what was there.
+
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or not all hosts see it.
         """
+        hosts.wait("before a run begins")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self.write_json(CONFIG, self._config)
             self.write_json(ENVIRONMENT, environment())
         except OSError as error:
@@ -116,6 +120,12 @@ class Workdir:
                 f"the workdir {self.path} cannot be written "
                 f"({error.strerror or error}); give another --workdir"
             ) from error
+        hosts.wait("a run has begun")
+        if not (self.path / ENVIRONMENT).exists():
+            raise UserError(
+                f"the workdir {self.path} is not one folder for all hosts: give one on "
+                "a file system that they share, or in a bucket"
+            )
 
     def _begun(self) -> dict[str, Any] | None:
         """Return the config of the run that has made something here, or None.

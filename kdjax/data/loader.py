@@ -1,9 +1,9 @@
 """From a source to batches, with Grain: shuffled for training, in order for scoring.
 
 Row r of global batch k is global position k * batch_size + r of an endless shuffled
-stream. All that is random about a row is a function of (seed, position), so a host that
-takes rows [h * b, (h + 1) * b) agrees with every other number of hosts, and the
-iterator's whole state is k.
+stream. All that is random about a row is a function of (seed, position), so hosts with
+some of the rows each agree with every other number of hosts, and the iterator's whole
+state is k.
 """
 
 import functools
@@ -33,14 +33,13 @@ def contrastive_batches(
     *,
     batch_size: int,
     seed: int,
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Int64[np.ndarray, " b"] | None = None,
     read_threads: int = 1,
     prefetch: int = 4,
 ) -> grain.IterDataset:
     """Return endless batches of images with one caption each, drawn at random.
 
-    A batch holds b = batch_size / host_count rows: `image` [b, H, W, 3] uint8, `index`
+    A batch holds all or some of batch_size rows: `image` [b, H, W, 3] uint8, `index`
     [b] int32 into the source, `caption` [b] int32 into the record's captions, `text`, a
     dict of [b, L] int32 ids by model name, and `bits` [b] uint32, from which comes all
     that is random about a row in a step.
@@ -50,14 +49,13 @@ def contrastive_batches(
         tokenizers: by model name, a tokenizer and its model's L.
         batch_size: rows over all hosts.
         seed: of the order, the captions and the bits.
-        host_index: which host this is.
-        host_count: hosts that share a batch.
+        rows: of the batch, that this host has; None for all.
         read_threads: threads that make batches ahead.
         prefetch: batches made ahead.
 
     Raises:
-        UserError: hosts cannot share a batch evenly, the source is empty, or (from the
-            iterator) a record cannot be read.
+        UserError: the source is smaller than a batch, or (from the iterator) a record
+            cannot be read.
     """
 
     def build(
@@ -81,8 +79,7 @@ def contrastive_batches(
             },
         }
 
-    hosts = _Hosts(batch_size, host_index, host_count)
-    return _stream(source, build, hosts, seed, read_threads, prefetch)
+    return _stream(source, build, batch_size, rows, seed, read_threads, prefetch)
 
 
 def vqa_batches(
@@ -93,15 +90,14 @@ def vqa_batches(
     batch_size: int,
     questions_per_image: int,
     seed: int,
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Int64[np.ndarray, " b"] | None = None,
     blank: bool = False,
     read_threads: int = 1,
     prefetch: int = 4,
 ) -> grain.IterDataset:
     """Return endless batches of images with up to Q questions each and their targets.
 
-    A batch holds b = batch_size / host_count images: `image` [b, H, W, 3] uint8,
+    A batch holds all or some of batch_size images: `image` [b, H, W, 3] uint8,
     `index` [b] int32, `question`, a dict of [b, Q, L] int32 ids by model name, `target`
     [b, Q, A] float32 and `mask` [b, Q] bool, which is False where an image has fewer
     than Q questions. Of more than Q, Q are drawn without replacement.
@@ -113,8 +109,7 @@ def vqa_batches(
         batch_size: images over all hosts.
         questions_per_image: Q.
         seed: of the order and the questions.
-        host_index: which host this is.
-        host_count: hosts that share a batch.
+        rows: of the batch, that this host has; None for all.
         blank: replace every image by mid-grey, for the control that cannot see.
         read_threads: threads that make batches ahead.
         prefetch: batches made ahead.
@@ -149,8 +144,7 @@ def vqa_batches(
             "mask": mask,
         }
 
-    hosts = _Hosts(batch_size, host_index, host_count)
-    return _stream(source, build, hosts, seed, read_threads, prefetch)
+    return _stream(source, build, batch_size, rows, seed, read_threads, prefetch)
 
 
 def contrastive_evaluation_batches(
@@ -222,37 +216,14 @@ def vqa_evaluation_batches(
         yield batch()
 
 
-@dataclass(frozen=True)
-class _Hosts:
-    """How hosts share a global batch."""
-
-    batch_size: int
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise UserError(
-                f"host_index {self.index} is not one of host_count {self.count}: count "
-                "hosts from 0"
-            )
-        if self.batch_size < 1 or self.batch_size % self.count:
-            raise UserError(
-                f"batch_size {self.batch_size} cannot be shared by {self.count} hosts: "
-                "choose a positive multiple of their number"
-            )
-
-    @property
-    def rows(self) -> int:
-        return self.batch_size // self.count
-
-
 def check_batch(source: Source, batch_size: int) -> None:
     """Check that a source has enough records for a batch.
 
     Raises:
         UserError: it has not.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; give a whole number from 1")
     if len(source) == 0:
         raise UserError(f"{source.name} {source.split!r} has no record: choose another")
     if batch_size > len(source):
@@ -265,30 +236,31 @@ def check_batch(source: Source, batch_size: int) -> None:
 def _stream(
     source: Source,
     build: Callable[[Int64[np.ndarray, " b"], UInt64[np.ndarray, " b"]], Batch],
-    hosts: _Hosts,
+    batch_size: int,
+    rows: Int64[np.ndarray, " b"] | None,
     seed: int,
     read_threads: int,
     prefetch: int,
 ) -> grain.IterDataset:
     """Return the endless stream of this host's batches."""
-    check_batch(source, hosts.batch_size)
+    check_batch(source, batch_size)
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} is out of range: choose one from 0 to 2**32 - 1")
+    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    own = np.arange(batch_size) if rows is None else rows
+    if not len(own) or not 0 <= own.min() <= own.max() < batch_size:
+        raise UserError(f"a host's rows are {own}; give some of 0 to {batch_size - 1}")
 
-    def with_positions(k: int, indices: Int64[np.ndarray, " b"]) -> Batch:
-        first = k * hosts.batch_size + hosts.index * hosts.rows
-        return build(indices, np.arange(first, first + hosts.rows, dtype=np.uint64))
-
-    # Indices alone go through Grain, and a whole batch is made from them at once: a
+    # Indices alone come from Grain, and a whole batch is made from them at once: a
     # Python call for every row and every stage would cost more than the work itself.
+    def batch(k: int) -> Batch:
+        positions = k * batch_size + own
+        indices = np.array([shuffled[place] for place in positions.tolist()])
+        return build(indices, positions.astype(np.uint64))
+
     return (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .batch(hosts.rows, drop_remainder=True, batch_fn=np.array)
-        .slice(slice(hosts.index, None, hosts.count))
-        .map_with_index(with_positions)
+        grain.MapDataset.range(len(shuffled) // batch_size)
+        .map(batch)
         .to_iter_dataset(
             grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=prefetch)
         )

@@ -16,7 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from kdjax.data.tokenizer_files import read_tokenizer
 from kdjax.errors import UserError
-from kdjax.files import write_whole
+from kdjax.files import make_folder, write_whole
 
 PAD, UNKNOWN, BOS, EOS = "[PAD]", "[UNK]", "[BOS]", "[EOS]"
 _SPECIALS = (PAD, UNKNOWN, BOS, EOS)
@@ -76,7 +76,7 @@ class Tokenizer:
             length: to which a text is cut or filled up by default.
         """
         folder = epath.Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         special = dict(self.special_tokens)
         added = self.backend.get_added_tokens_decoder().values()
         if special["pad_token"] not in {token.content for token in added}:

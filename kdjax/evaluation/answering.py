@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from kdjax.evaluation.embedding import in_batches
+from kdjax.hosts import whole
 from kdjax.models import Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 
@@ -48,6 +49,7 @@ def answer_questions(
     answers: Sequence[str],
 ) -> dict[int, str]:
     """Return the answer to every question, by question id."""
+    params = whole(params)
     said: dict[int, str] = {}
     for batch in batches:
         best = np.asarray(

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kdjax.evaluation.embedding import embed_images, embed_texts
+from kdjax.hosts import whole
 from kdjax.models import CLIPConfig, Params
 
 
@@ -28,6 +29,7 @@ def zero_shot_accuracy(
     """
     if not len(prompts):
         return None
+    params = whole(params)  # once for all batches
     classes = embed_texts(params, prompts, config=config)
     classes = classes / np.linalg.norm(classes, axis=1, keepdims=True)
     right = known = 0

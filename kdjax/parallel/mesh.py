@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int64
 
 from kdjax.errors import UserError
 from kdjax.parallel.sharding import BATCH_AXES
@@ -48,8 +49,18 @@ def check_rows(key: str, rows: int, mesh: Mesh) -> None:
         )
 
 
+def host_rows(count: int, mesh: Mesh) -> Int64[np.ndarray, " b"]:
+    """Return which of a batch's so many rows the devices of this host have.
+
+    They are not always next to each other, and hosts may have the same ones.
+    """
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    places = rows.addressable_devices_indices_map((count,)).values()
+    return np.unique(np.concatenate([np.arange(count)[place] for place in places]))
+
+
 def to_global(batch: Mapping[str, Any], mesh: Mesh) -> Any:
-    """Return global arrays, rows over data and fsdp, from this host's rows."""
+    """Return global arrays, rows over data and fsdp, from `host_rows`."""
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
     def put(x: np.ndarray) -> jax.Array:

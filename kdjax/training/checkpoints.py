@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from kdjax.errors import UserError
 from kdjax.training.steps import TrainState
@@ -26,8 +25,10 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        # All hosts have the same; Grain's own handler is for so many hosts as saved.
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=CheckpointSave(iterator)
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(iterator.get_state()),
         )
         self._manager.save(step, args=args)
 
@@ -48,10 +49,12 @@ class Checkpoints:
             shardings,
         )
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), data=CheckpointRestore(iterator)
+            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
         )
         try:
-            return self._manager.restore(step, args=args)["state"]
+            restored = self._manager.restore(step, args=args)
+            iterator.set_state(restored["data"])
+            return restored["state"]
         # What a damaged file makes of Orbax is of many kinds.
         except Exception as error:
             said = " ".join(str(error).split())[:200]

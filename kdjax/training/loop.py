@@ -90,7 +90,8 @@ def train(
             for step in range(first + 1, config.steps + 1):
                 batch = to_global(next(batches), mesh)
                 state, values = program.step(state, frozen, batch)
-                last = step == config.steps or flag.signum is not None
+                asked = flag.stops_at(step)
+                last = step == config.steps or asked is not None
                 logged = last or step % config.log_every == 0
                 saved = last or step % config.checkpoint_every == 0
                 if logged or saved:
@@ -103,8 +104,8 @@ def train(
                 if saved:
                     metrics.flush()
                     checkpoints.save(state, batches)
-                if flag.signum is not None:
-                    raise Interrupted(flag.signum)
+                if asked is not None:
+                    raise Interrupted(asked)
     finally:
         metrics.close()
         checkpoints.close()

@@ -8,8 +8,9 @@ from typing import Any
 
 from etils import epath
 
+from kdjax import hosts
 from kdjax.errors import UserError
-from kdjax.files import write_whole
+from kdjax.files import append_line, write_whole
 
 Watch = Callable[[int, Mapping[str, float]], None]
 
@@ -51,7 +52,9 @@ class MetricsWriter:
         self._started = started
         self.flush()
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resumed_step + 1
+            str(workdir / "tensorboard"),
+            purge_step=resumed_step + 1,
+            write_to_disk=hosts.is_first(),
         )
 
     @property
@@ -64,8 +67,7 @@ class MetricsWriter:
         line = json.dumps({"step": step, "seconds": round(self.seconds, 3), **metrics})
         self._lines.append(line)
         if "://" not in str(self._path):
-            with self._path.open("a") as file:
-                file.write(f"{line}\n")
+            append_line(self._path, line)
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
@@ -92,7 +94,7 @@ def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Wat
     Raises:
         UserError: the package is not installed, or no login or network is there.
     """
-    if not project:
+    if not project or not hosts.is_first():
         yield lambda step, metrics: None
         return
     try:

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float, Int
 
 from kdjax.errors import UserError
+from kdjax.hosts import whole
 from kdjax.models import (
     CLIP,
     TOWERS,
@@ -202,7 +203,8 @@ def _counts(config: CLIPConfig) -> dict[str, int]:
 def _some_layers(teacher: CLIP, config: CLIPConfig) -> Leaves:
     """Return the teacher's parameters of layers at even distances."""
     leaves = {}
-    for path, value in flatten_dict(nnx.to_pure_dict(nnx.state(teacher))).items():
+    params = whole(nnx.to_pure_dict(nnx.state(teacher)))
+    for path, value in flatten_dict(params).items():
         value = np.asarray(value)
         if "blocks" in path:
             few = getattr(config, _tower(path)).layers

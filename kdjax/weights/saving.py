@@ -10,6 +10,7 @@ from flax import nnx
 
 from kdjax.errors import UserError
 from kdjax.files import make_folder, write_whole
+from kdjax.hosts import whole
 from kdjax.models import CLIP, CLIPConfig
 from kdjax.weights.files import MSGPACK, to_flax
 from kdjax.weights.layouts import LAYOUTS, Layout, hugging_face_layout, write_config
@@ -57,7 +58,7 @@ def save_clip(
         text = contents[layout.config_file]["model_cfg"]["text_cfg"]
         text["hf_tokenizer_name"] = epath.Path(directory).name or "tokenizer"
     tensors = dict(
-        to_theirs(nnx.to_pure_dict(nnx.state(clip)), layout.rules(clip.config))
+        to_theirs(whole(nnx.to_pure_dict(nnx.state(clip))), layout.rules(clip.config))
     )
     path = epath.Path(directory)
     wanted = MSGPACK if format == "msgpack" else f"{layout.stem}.safetensors"

@@ -141,8 +141,8 @@ def test_hosts_side_by_side_see_the_batches_of_one_host(make, hosts):
     # 60 batches of 8 go past the end of the 400 records.
     whole = take(make(batch_size=8), 60)
     parts = [
-        take(make(batch_size=8, host_index=h, host_count=hosts), 60)
-        for h in range(hosts)
+        take(make(batch_size=8, rows=rows), 60)
+        for rows in np.split(np.arange(8), hosts)
     ]
     for k in range(60):
         together = jax.tree.map(
@@ -151,13 +151,26 @@ def test_hosts_side_by_side_see_the_batches_of_one_host(make, hosts):
         assert_same(together, whole[k])
 
 
+@pytest.mark.parametrize("make", [contrastive, vqa])
+def test_a_host_may_have_rows_that_lie_apart(make):
+    rows = np.array([0, 1, 4, 5])
+    (whole,), (some,) = (
+        take(make(batch_size=8), 1),
+        take(make(batch_size=8, rows=rows), 1),
+    )
+    assert_same(some, jax.tree.map(lambda x: x[rows], whole))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 16, "host_count": 3}, "16 cannot be shared by 3 hosts"),
-        ({"batch_size": 0}, "0 cannot be shared by 1 hosts"),
+        (
+            {"batch_size": 8, "rows": np.array([7, 8])},
+            r"are \[7 8\]; give some of 0 to 7",
+        ),
+        ({"rows": np.array([], int)}, r"rows are \[\]"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number from 1"),
         ({"batch_size": 1001}, "1001 is more than the 400 records"),
-        ({"host_index": 2, "host_count": 2}, "host_index 2 is not one of host_count 2"),
         ({"seed": -1}, "seed -1 is out of range"),
     ],
 )
@@ -182,7 +195,8 @@ def test_the_state_means_the_same_for_another_number_of_hosts():
     iterator = iter(vqa())
     for _ in range(5):
         next(iterator)
-    halves = [iter(vqa(host_index=h, host_count=2)) for h in range(2)]
+    size = len(next(iter(vqa()))["index"])
+    halves = [iter(vqa(rows=rows)) for rows in np.split(np.arange(size), 2)]
     for half in halves:
         half.set_state(iterator.get_state())
     rows = [next(half)["question"]["student"] for half in halves]

@@ -1,0 +1,191 @@
+"""The processes of one run on many hosts: they meet, wait for each other, end together.
+
+All of them do the same; the first one alone writes and speaks. JAX's own runtime finds
+them, passes arrays between them and watches over them.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from typing import TypeVar
+
+from kdjax.errors import UserError
+
+Tree = TypeVar("Tree")
+
+# Seconds, as JAX has them.
+HEARTBEAT_TIMEOUT = 100
+# Where JAX looks for the first process.
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+GONE = (
+    "kdjax: another host is gone or cannot be reached ({why}); the same command on all "
+    "hosts goes on from the last checkpoint\n"
+)
+
+
+def start(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat_timeout_seconds: int = HEARTBEAT_TIMEOUT,
+) -> None:
+    """Meet the other processes, if there are any; before JAX has looked for devices.
+
+    Args:
+        coordinator_address: HOST:PORT of the first process; with the next two, or with
+            neither of them where the environment says who there is (TPU pods, Slurm,
+            Open MPI, indexed jobs of Kubernetes) or where there is one process alone.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+        heartbeat_timeout_seconds: after which one that says nothing is gone.
+
+    Raises:
+        UserError: only some are given, they cannot be, or the others do not come.
+    """
+    if heartbeat_timeout_seconds < 1:
+        raise UserError(
+            f"heartbeat_timeout_seconds is {heartbeat_timeout_seconds}; give a whole "
+            "number from 1"
+        )
+    if (coordinator_address, num_processes, process_id) == (None, None, None):
+        count = _detected()
+    else:
+        coordinator_address = coordinator_address or os.environ.get(ADDRESS)
+        count = _checked(coordinator_address, num_processes, process_id)
+    if count == 1:
+        return
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+        )
+    # What hinders it is of many kinds.
+    except Exception as error:
+        raise UserError(
+            f"the processes of this run do not meet ({error}): start all of them at "
+            "once, each with the address of the first as --coordinator_address, with "
+            "--num_processes and with its own --process_id"
+        ) from error
+    ctypes.CDLL(None).signal(signal.SIGABRT, _end)
+
+
+def _checked(address: str | None, count: int | None, place: int | None) -> int:
+    """Return how many processes there are, if what is said of them can be."""
+    if address is None or count is None or place is None:
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id say together "
+            "where the processes are; give all of them, or none where the environment "
+            "says it or there is one process"
+        )
+    if not re.fullmatch(r".+:\d+", address):
+        raise UserError(f"coordinator_address is {address!r}; give HOST:PORT")
+    if not 0 <= place < count:
+        raise UserError(
+            f"process_id is {place} and num_processes {count}; count processes from 0"
+        )
+    return count
+
+
+def _detected() -> int:
+    """Return how many processes JAX's own detection finds; 1 where it finds none.
+
+    What it would do on finding a cluster of one may be wrong, such as to take but one
+    of a Slurm job's GPUs, or a port that another job has.
+    """
+    from jax._src.clusters import ClusterEnv  # there is no public name
+
+    in_job = "JOB_COMPLETION_INDEX" in os.environ
+    for cluster in ClusterEnv._cluster_types:
+        # A pod outside of an indexed job, such as a notebook's, has no others.
+        if cluster.__name__ == "K8sCluster" and not in_job:
+            continue
+        if not cluster.opt_in_only_method and cluster.is_env_present():
+            return cluster.get_process_count()
+    return 1
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _end(signum: int) -> None:
+    """End with a line after JAX's, whose client knows no other end than to abort.
+
+    It does so in a thread of its own as soon as a host is gone, while this process may
+    wait for ever for that host's part of a sum.
+    """
+    os.write(2, GONE.format(why="JAX's own words are above").encode())
+    os._exit(1)
+
+
+def several() -> bool:
+    """Return whether there are other processes."""
+    import jax
+
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Return whether this is the process that writes and speaks."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait(where: str) -> None:
+    """Wait until all processes are here, so that what was written can be read."""
+    if several():
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices(where)
+
+
+def whole(tree: Tree) -> Tree:
+    """Return arrays that are spread over hosts as arrays that each host has itself.
+
+    All hosts must ask for it. Where there is one host, what is there is returned.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.multihost_utils import process_allgather
+
+    def gather(x: object) -> object:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        return jnp.asarray(process_allgather(x, tiled=True))
+
+    return jax.tree.map(gather, tree)
+
+
+def met() -> bool:
+    """Return whether this process has met others, without looking for devices."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def gone(error: Exception) -> str:
+    """Return what is to be said of an error that a lost host leaves; else nothing.
+
+    Where a connection breaks, the error of what went over it may come before JAX ends
+    the process.
+    """
+    import jax
+
+    why = " ".join(str(error).split())
+    ours = not isinstance(error, jax.errors.JaxRuntimeError)
+    return "" if ours or "RESOURCE_EXHAUSTED" in why else GONE.format(why=why[:200])
+
+
+def leave(status: int) -> int:
+    """Return an exit status, or end with it where others have been met.
+
+    At a proper end each process waits for all, and they would wait for this one.
+    """
+    if met():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

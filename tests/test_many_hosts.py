@@ -1,0 +1,213 @@
+"""One run on two hosts, each a process with two devices, and on one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from flax import nnx
+from objectives.on_devices import free_port
+from safetensors.numpy import load_file
+
+import kdjax
+from kdjax.data.registry import build_source
+from kdjax.data.tokenizer import train_tokenizer
+from kdjax.models import CLIP, architecture
+from kdjax.models.zoo import with_vocabulary
+
+CONFIG = "configs/distill/scenes.py"
+DATA = {"seed": 0, "size": 64, "eval_size": 24, "image_size": 32}
+STEPS = 50
+# All parameters and moments are spread over all devices, however many there are.
+SETTINGS = {
+    **{f"data.{key}": value for key, value in DATA.items()},
+    "student": "nano-16",
+    "inherit": "index",
+    "batch_size": 8,
+    "teacher_entropy": 1.5,
+    "optimizer.learning_rate": 1e-3,
+    "log_every": 1,
+    "mesh.data": 1,
+    "mesh.fsdp": -1,
+}
+DEVICES = "--xla_force_host_platform_device_count=2"
+LIMIT = 300.0
+
+
+def overrides(teacher, settings):
+    settings = {"steps": STEPS, **SETTINGS, "teacher": teacher, **settings}
+    return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
+def on_one_host(workdir, teacher, **settings):
+    given = overrides(teacher, settings)
+    return kdjax.run("distill", CONFIG, str(workdir), given, quiet=True)
+
+
+class TwoHosts:
+    """Two processes of one run."""
+
+    def __init__(self, workdir, teacher, *options, **settings):
+        self.said = [workdir.with_name(f"{workdir.name}.{i}.txt") for i in range(2)]
+        address = f"127.0.0.1:{free_port()}"
+        command = [
+            *(sys.executable, "-m", "kdjax", "distill", f"--config={CONFIG}"),
+            f"--workdir={workdir}",
+            *overrides(teacher, settings),
+            *(f"--coordinator_address={address}", "--num_processes=2", *options),
+        ]
+        self.processes = []
+        for place, file in enumerate(self.said):
+            with file.open("w") as said:
+                self.processes.append(
+                    subprocess.Popen(
+                        [*command, f"--process_id={place}"],
+                        env={**os.environ, "XLA_FLAGS": DEVICES},
+                        stdout=said,
+                        stderr=said,
+                    )
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+    def wait_for(self, workdir, step):
+        """Wait until a step is logged."""
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end and not self.ended():
+            if any(row["step"] >= step for row in rows_of(workdir)):
+                return
+            time.sleep(0.05)
+        pytest.fail(self.words())
+
+    def ended(self):
+        return any(process.poll() is not None for process in self.processes)
+
+    def end(self):
+        return [process.wait(LIMIT) for process in self.processes]
+
+    def words(self, *places):
+        """Return what was said, but for the library that sums on CPUs."""
+        files = [self.said[place] for place in places] or self.said
+        lines = [x for file in files for x in file.read_text().splitlines()]
+        return "\n".join(x for x in lines if x and not x.startswith("[Gloo]"))
+
+
+def rows_of(workdir):
+    file = workdir / "metrics.jsonl"
+    return (
+        [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
+    )
+
+
+def losses(workdir):
+    rows = rows_of(workdir)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+def assert_same_curve(found, expected):
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def files(workdir):
+    names = {str(path.relative_to(workdir)) for path in workdir.rglob("*")}
+    return {x for x in names if not x.startswith(("checkpoints/", "tensorboard/"))}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    tokenizer = train_tokenizer(build_source("scenes", "train", **DATA).texts())
+    size, end = tokenizer.vocab_size, tokenizer.eos_id
+    config = with_vocabulary(architecture("tiny-16"), size, end)
+    clip = CLIP(config, rngs=nnx.Rngs(1))
+    kdjax.save_clip(clip, folder, tokenizer=tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(teacher, tmp_path_factory):
+    """A run on one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    return workdir, on_one_host(workdir, teacher)
+
+
+@pytest.fixture(scope="module")
+def together(teacher, tmp_path_factory):
+    """The same run on two hosts."""
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    with TwoHosts(workdir, teacher) as hosts:
+        assert hosts.end() == [0, 0], hosts.words()
+    return workdir, hosts
+
+
+def test_two_hosts_have_the_losses_of_one_device(alone, together):
+    expected, found = losses(alone[0]), losses(together[0])
+    assert len(expected) == STEPS
+    assert_same_curve(found, expected)
+
+
+def test_two_hosts_leave_what_one_leaves(alone, together):
+    workdir, hosts = together
+    assert files(workdir) == files(alone[0])
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["zero_shot_accuracy"] == alone[1]["zero_shot_accuracy"]
+    assert results["calibrated_scale"] == pytest.approx(
+        alone[1]["calibrated_scale"], rel=1e-5
+    )
+    models = [load_file(x / "model/model.safetensors") for x in (workdir, alone[0])]
+    for name, expected in models[1].items():
+        np.testing.assert_allclose(models[0][name], expected, atol=1e-3)
+    assert f"{STEPS} steps in" in hosts.words(0)
+    assert hosts.words(1) == ""
+
+
+def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
+    alone, teacher, tmp_path
+):
+    workdir, often = tmp_path / "run", {"checkpoint.every_steps": 2}
+    with TwoHosts(workdir, teacher, **often) as hosts:
+        hosts.wait_for(workdir, 3)
+        hosts.processes[1].send_signal(signal.SIGTERM)
+        assert hosts.end() == [143, 143], hosts.words()
+    assert hosts.words(0).endswith("stopped; the same command goes on from here")
+    stopped = len(losses(workdir))
+    assert 3 <= stopped < STEPS
+    assert max(int(x.name) for x in (workdir / "checkpoints").iterdir()) == stopped
+    on_one_host(workdir, teacher, **often)
+    assert_same_curve(losses(workdir), losses(alone[0]))
+
+
+def test_when_a_host_dies_the_other_says_so_and_stops(alone, teacher, tmp_path):
+    for name in ("killed", "longer"):
+        shutil.copytree(alone[0], tmp_path / name)
+    on_one_host(tmp_path / "longer", teacher, steps=STEPS + 1)
+    workdir = tmp_path / "killed"
+    with TwoHosts(
+        workdir, teacher, "--heartbeat_timeout_seconds=5", steps=5000
+    ) as hosts:
+        hosts.wait_for(workdir, STEPS + 3)
+        hosts.processes[1].kill()
+        assert hosts.processes[0].wait(LIMIT) == 1
+    last = hosts.words(0).splitlines()[-1]
+    assert last.startswith("kdjax: another host is gone or cannot be reached")
+    assert last.endswith(
+        "the same command on all hosts goes on from the last checkpoint"
+    )
+    went_on = losses(workdir)[: STEPS + 1]
+    assert_same_curve(went_on, losses(tmp_path / "longer"))
