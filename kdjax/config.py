@@ -13,8 +13,13 @@ from ml_collections import ConfigDict
 
 from kdjax.errors import UserError
 
-# Objectives on a command line: a preset or a mapping, or an option of one of them.
-OBJECTIVES = re.compile(r"--config\.((?:\w+\.)*objectives(?:\.\w+)*)=(.*)", re.DOTALL)
+# What on a command line may be a mapping, or a key of it that is new: objectives with
+# their options, and patterns of parameters with their rates.
+MAPPINGS = ("objectives", "rates")
+IN_MAPPING = re.compile(
+    r"--config\.((?:\w+\.)*(?:objectives(?:\.\w+)*|optimizer\.rates(?:\.[^.=]+)?))=(.*)",
+    re.DOTALL,
+)
 # Settings that say how a run is watched and not what it computes.
 WATCHING = ("log_every", "wandb")
 NO_FUNCTION = "it has no function get_config()"
@@ -30,12 +35,18 @@ def training_defaults() -> ConfigDict:
             "microbatch": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "optimizer": {
+                "name": "adamw",
+                "schedule": "cosine",
                 "learning_rate": 1e-3,
                 "weight_decay": 0.1,
                 "warmup": 0.1,
+                "b1": 0.9,
                 "b2": 0.98,
                 "clip_norm": 1.0,
-                "vision_rate": 1.0,
+                "layer_decay": 1.0,
+                "rates": {"vision": 1.0},
+                "ema": 0.0,
+                "max_logit_scale": 100.0,
             },
             "log_every": 50,
             "wandb": "",
@@ -82,8 +93,8 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file, _, argument = config.partition(":")
     path = f"{find_config(file)}{':' + argument if argument else ''}"
     # They may get what the file's do not have, as no other key may.
-    objectives = [x.groups() for x in map(OBJECTIVES.fullmatch, overrides) if x]
-    others = [x for x in overrides if not OBJECTIVES.fullmatch(x)]
+    in_mappings = [x.groups() for x in map(IN_MAPPING.fullmatch, overrides) if x]
+    others = [x for x in overrides if not IN_MAPPING.fullmatch(x)]
     argv = ["kdjax", f"--config={path}", *others]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -100,33 +111,40 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
             f"config {file}: its get_config() returns {values.config!r}; it must be a "
             "ml_collections.ConfigDict"
         )
-    for path, text in objectives:
-        _set_objectives(values.config, path, text)
+    for path, text in in_mappings:
+        _set_in_mapping(values.config, path, text)
     return values.config
 
 
-def _set_objectives(config: ConfigDict, path: str, text: str) -> None:
-    """Set objectives, or something in them that may be new, to a word or a literal.
+def _set_in_mapping(config: ConfigDict, path: str, text: str) -> None:
+    """Set a mapping, or something in it that may be new, to a word or a literal.
 
     Raises:
-        UserError: there are no objectives there, or they are a preset.
+        UserError: there is no such mapping, it is a preset, or a key has a dot.
     """
     *above, last = path.split(".")
     at: Any = config
     for depth, key in enumerate(above):
         new = isinstance(at, ConfigDict) and key not in at
-        if new and "objectives" in above[:depth]:
+        if new and _in_mapping(above[:depth]):
             with at.unlocked():
                 at[key] = ConfigDict()
         at = at.get(key) if isinstance(at, ConfigDict) else None
-    if not isinstance(at, ConfigDict) or not ("objectives" in above or last in at):
+    if not isinstance(at, ConfigDict) or not (_in_mapping(above) or last in at):
         raise UserError(
             f"there is no mapping in which to set {path}; give a key that the config "
             "has, whose objectives are no preset"
         )
-    with at.ignore_type(), at.unlocked():
-        value = _literal(text)
-        at[last] = ConfigDict(value) if isinstance(value, dict) else value
+    value = _literal(text)
+    try:
+        with at.ignore_type(), at.unlocked():
+            at[last] = ConfigDict(value) if isinstance(value, dict) else value
+    except ValueError as error:
+        raise UserError(f"{path} is {text}; no key of a config has a dot") from error
+
+
+def _in_mapping(path: Sequence[str]) -> bool:
+    return not set(MAPPINGS).isdisjoint(path)
 
 
 def _literal(text: str) -> Any:

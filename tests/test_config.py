@@ -82,6 +82,23 @@ def test_objectives_and_their_options_can_be_given_that_a_file_does_not_have():
     assert config.distill.objectives.clip.weight == 0.5
 
 
+def test_rates_can_be_given_of_patterns_that_a_file_does_not_have():
+    said = [
+        "--config.optimizer.rates.text=0",
+        "--config.optimizer.rates.vision/*/bias=0.5",
+    ]
+    config = load_config("configs/distill/easy_vqa.py", said)
+    expected = {"vision": 1.0, "text": 0, "vision/*/bias": 0.5}
+    assert config.optimizer.rates.to_dict() == expected
+    said = ["--config.distill.optimizer.rates={'*': 0.1}"]
+    config = load_config("configs/study/quickstart.py", said)
+    assert config.distill.optimizer.rates.to_dict() == {"*": 0.1}
+    with pytest.raises(UserError, match=r"rates is {'a.b': 0}; no key of a config"):
+        load_config(
+            "configs/distill/easy_vqa.py", ["--config.optimizer.rates={'a.b': 0}"]
+        )
+
+
 @pytest.mark.parametrize(
     "said",
     [

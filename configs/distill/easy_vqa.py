@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.objectives = ConfigDict({k: {"weight": w} for k, w in weights.items()})
     config.steps = 450
     config.batch_size = 32
-    config.optimizer.text_rate = 1.0
+    config.optimizer.rates.text = 1.0
     config.optimizer.learning_rate = 8e-3
     config.optimizer.warmup = 0.25
     config.eval = ConfigDict({"split": "validation"})

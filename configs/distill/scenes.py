@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.objectives = ConfigDict({k: {"weight": w} for k, w in weights.items()})
     config.steps = 300
     config.batch_size = 64
-    config.optimizer.text_rate = 1.0
+    config.optimizer.rates.text = 1.0
     config.optimizer.learning_rate = 4e-3
     config.eval = ConfigDict({"split": "validation"})
     return config

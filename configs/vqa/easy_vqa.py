@@ -28,6 +28,6 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 1.2e-2
     config.optimizer.warmup = 0.2
     # The tower stays as it came: what is scored is what it has learnt before.
-    config.optimizer.vision_rate = 0.0
+    config.optimizer.rates.vision = 0.0
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     config.steps = 2000
     config.batch_size = 32
     config.optimizer.learning_rate = 4e-3
-    config.optimizer.vision_rate = 0.3
+    config.optimizer.rates.vision = 0.3
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -32,7 +32,7 @@ from kdjax.hub import ENVIRONMENT, MODEL, family_of, find_model
 PREVIOUS = "previous"
 GIVERS = ("teacher", "inherit_from")
 # Values that a stage replaces whole, where of other mappings it changes some keys.
-WHOLE = ("data", "objectives")
+WHOLE = ("data", "objectives", "rates")
 TOLD = ("steps", "zero_shot_accuracy", "calibrated_scale", "seconds")
 
 

@@ -66,10 +66,16 @@ def own_rows(config: ConfigDict) -> Int64[np.ndarray, " b"]:
     return host_rows(config.batch_size, make_mesh(dict(config.mesh)))
 
 
+def optimizer_of(config: ConfigDict) -> OptimizerConfig:
+    """Return the config's optimiser, its rates as a value has them."""
+    given = to_plain(config.optimizer)
+    rates = tuple(sorted((k, float(v)) for k, v in given.pop("rates").items()))
+    return OptimizerConfig(**given, rates=rates)
+
+
 def program_of(config: ConfigDict, task: Task) -> Program:
     """Return a task's compiled functions on the config's mesh."""
-    optimizer = OptimizerConfig(**config.optimizer)
-    return build_program(task, optimizer, make_mesh(dict(config.mesh)))
+    return build_program(task, optimizer_of(config), make_mesh(dict(config.mesh)))
 
 
 def fit(

@@ -9,6 +9,7 @@ from kdjax.commands.common import (
     fit,
     objectives_of,
     own_rows,
+    program_of,
     put_into,
     score_zero_shot,
     source_of,
@@ -79,6 +80,7 @@ def _run(
         objectives_of(config),
         config.microbatch,
     )
+    program_of(config, task)  # rates of what is not there are refused now
     objective = task.objective_shapes()
     wanted = [objective.wanted(place) for place in range(len(teachers))]
     if are_held(teachers, config):
@@ -111,7 +113,7 @@ def _run(
         taught.frozen,
         warm_start,
     )
-    params = state.params["model"]
+    params = state.evaluated["model"]
     save_model(student_config, params, tokenizer, workdir.path)
     test = source_of(config, config.eval.split)
     accuracy = score_zero_shot(params, student_config, tokenizer, test)

@@ -22,6 +22,8 @@ from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
 from kdjax.parallel import check_rows, make_mesh
+from kdjax.training.optimizer import SCHEDULES
+from kdjax.training.rules import RULES
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,37 @@ class Kind:
         return self.what
 
 
+@dataclass(frozen=True)
+class Each:
+    """A mapping of names that are open to values of one sort.
+
+    Attributes:
+        value: what each of them is.
+        what: they are, for people.
+    """
+
+    value: Number
+    what: str
+
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is a mapping of such values."""
+        if not isinstance(value, Mapping):
+            return False
+        return all(isinstance(k, str) and self.value.holds(v) for k, v in value.items())
+
+    def __str__(self) -> str:
+        return self.what
+
+
 COUNT = Number(1, whole=True)
 NAME = Kind(str, "a name")
 NAME_OR_NONE = Kind(str, "a name, or '' for none", empty=True)
 CONFIG = Kind(Mapping, "a config of that command")
 FRACTION = Number(0, 1)
 POSITIVE = Number(1e-12)
+# Of a moment; one of 1 would never move.
+DECAY = Number(0, 0.999999)
+RATES = Each(Number(), "a mapping of patterns of parameters to numbers of at least 0")
 SEED = Number(0, 2**32 - 1, whole=True)
 AXIS = Number(-1, whole=True)
 # Computed once and held, for data that fits in memory, or computed in every step.
@@ -121,12 +148,18 @@ TRAINING: dict[str, Any] = {
     "microbatch": Number(0, whole=True),
     "mesh": {"data": AXIS, "fsdp": AXIS, "tensor": AXIS},
     "optimizer": {
+        "name": Choice(tuple(RULES)),
+        "schedule": Choice(tuple(SCHEDULES)),
         "learning_rate": Number(),
         "weight_decay": Number(),
         "warmup": FRACTION,
-        "b2": FRACTION,
-        "clip_norm": POSITIVE,
-        "vision_rate": Number(),
+        "b1": DECAY,
+        "b2": DECAY,
+        "clip_norm": Number(),
+        "layer_decay": Number(1e-3, 1),
+        "rates": RATES,
+        "ema": DECAY,
+        "max_logit_scale": POSITIVE,
     },
     "log_every": COUNT,
     "wandb": ELSEWHERE,
@@ -134,7 +167,6 @@ TRAINING: dict[str, Any] = {
 }
 CONTRASTIVE = {
     **TRAINING,
-    "optimizer": {**TRAINING["optimizer"], "text_rate": Number()},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
 }
@@ -247,7 +279,7 @@ def check_parts(batch_size: int, microbatch: int) -> None:
 
 
 def _check(command: str, path: str, schema: Any, value: Any) -> None:
-    if isinstance(schema, Number | Choice | Kind):
+    if isinstance(schema, Number | Choice | Kind | Each):
         if not schema.holds(value):
             raise UserError(f"{path} is {value!r}; give {schema}")
     elif isinstance(schema, Mapping):

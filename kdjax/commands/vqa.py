@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
     fit,
     objectives_of,
+    optimizer_of,
     own_rows,
     program_of,
     put_into,
@@ -29,9 +32,10 @@ from kdjax.data.tokenizer import Tokenizer
 from kdjax.evaluation.answering import answer_questions, image_tokens
 from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
-from kdjax.models import CLIPConfig, Params, VQAConfig
+from kdjax.models import CLIPConfig, Params, VQAConfig, VQAModel, abstract_of
 from kdjax.models.config import to_dict
 from kdjax.parallel import make_mesh
+from kdjax.training.rates import moves
 from kdjax.training.tasks import VQATask
 
 Batch = dict[str, Any]
@@ -65,6 +69,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
     task = VQATask(model, objectives_of(config), teacher.config, config.microbatch)
+    program_of(config, task)  # rates of what is not there are refused now
 
     def warm_start(params: Params) -> Params:
         given = {} if tower is None else {"model": {"vision": tower}}
@@ -96,7 +101,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         warm_start,
     )
     results = _save_and_score(
-        config, workdir, model, state.params["model"], tokenizer, source.answers
+        config, workdir, model, state.evaluated["model"], tokenizer, source.answers
     )
     return {**results, "seconds": seconds}
 
@@ -151,9 +156,11 @@ def _frozen_tower(
     warm_start: Callable[[Params], Params],
 ) -> dict[str, tuple[Params, VQAConfig]]:
     """Return the student's tower by its name; none, and say so, where it learns."""
-    if config.optimizer.vision_rate != 0:
+    shapes = nnx.to_pure_dict(abstract_of(VQAModel, task.model))
+    learns = moves(shapes, optimizer_of(config).rates)["vision"]
+    if any(jax.tree.leaves(learns)):
         reporter.say(
-            "tower_outputs held needs a frozen tower (optimizer.vision_rate 0) and "
+            "tower_outputs held needs a frozen tower (optimizer.rates.vision 0) and "
             "the student's learns: computing its outputs in every step"
         )
         return {}

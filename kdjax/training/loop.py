@@ -76,7 +76,7 @@ def train(
     started = time.monotonic()
     checkpoints = Checkpoints(workdir, config.keep)
     state = program.init(config.seed, config.steps)
-    state = replace(state, params=warm_start(state.params))
+    state = state.begin_at(warm_start(state.params))
     state = jax.device_put(state, program.shardings)
     state = checkpoints.restore(state, program.shardings, batches)
     # A run may go on for longer than it was begun for.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,11 +16,14 @@ from kdjax.models import Params
 from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
 from kdjax.training.optimizer import (
     OptimizerConfig,
+    begin_average,
     clamp_logit_scale,
     learning_rate,
     make_optimizer,
+    move_average,
     stop_frozen,
 )
+from kdjax.training.rates import check_rates
 from kdjax.training.tasks import Batch, Frozen, Task
 
 
@@ -34,12 +37,24 @@ class TrainState:
         steps: updates in all, which the learning rate follows.
         params: nested dicts of what is trained, the objective's parameters included.
         opt_state: the optimiser's.
+        ema: the parameters' average, of the same form, or None.
     """
 
     step: Any
     steps: Any
     params: Any
     opt_state: Any
+    ema: Any = None
+
+    @property
+    def evaluated(self) -> Any:
+        """What is evaluated and saved as a model: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+    def begin_at(self, params: Any) -> "TrainState":
+        """Return this state with other parameters before the first update."""
+        ema = None if self.ema is None else begin_average(params)
+        return replace(self, params=params, ema=ema)
 
 
 @dataclass(frozen=True)
@@ -59,15 +74,21 @@ class Program:
 
 @functools.lru_cache(maxsize=64)
 def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program:
-    """Return the functions of a run; equal arguments give the same compiled ones."""
+    """Return the functions of a run; equal arguments give the same compiled ones.
+
+    Raises:
+        UserError: a pattern of the optimiser's rates matches no parameter.
+    """
     transform = make_optimizer(optimizer)
     module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     graph, abstract = nnx.split(module)
+    check_rates(nnx.to_pure_dict(abstract), optimizer.rates)
 
     def init(seed: Array, steps: Array) -> TrainState:
         state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
         params = nnx.to_pure_dict(state)
-        return TrainState(jnp.int32(0), steps, params, transform.init(params))
+        ema = begin_average(params) if optimizer.ema else None
+        return TrainState(jnp.int32(0), steps, params, transform.init(params), ema)
 
     def step(
         state: TrainState, frozen: Frozen, batch: Batch
@@ -84,14 +105,19 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         rate = learning_rate(optimizer, state.step, state.steps)
         updates = optax.tree.scale(rate, updates)
-        params = clamp_logit_scale(optax.apply_updates(state.params, updates))
+        params = optax.apply_updates(state.params, updates)
+        params = clamp_logit_scale(params, optimizer.max_logit_scale)
+        ema = state.ema
+        if ema is not None:
+            ema = move_average(ema, params, state.step, optimizer)
         metrics = {
             "loss": value,
             **terms,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
         }
-        return TrainState(state.step + 1, state.steps, params, opt_state), metrics
+        state = TrainState(state.step + 1, state.steps, params, opt_state, ema)
+        return state, metrics
 
     shardings = _state_shardings(
         jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
@@ -126,13 +152,26 @@ def _compiler_options(level: int) -> dict[str, int] | None:
 def _state_shardings(
     state: TrainState, transform: optax.GradientTransformation, params: Any, mesh: Mesh
 ) -> TrainState:
-    """Return shardings in which moments lie where their parameters do."""
+    """Return shardings in which moments and the average lie where parameters do.
+
+    A moment of another form than its parameter's lies whole on every device.
+    """
     whole = replicated(mesh)
+
+    def place(moment: Any, parameter: Any, sharding: Any) -> Any:
+        if isinstance(moment, optax.MaskedNode):  # there is none of what is frozen
+            return moment
+        return sharding if moment.shape == parameter.shape else whole
+
     opt_state = optax.tree_map_params(
         transform,
-        lambda _, sharding: sharding,
+        place,
         state.opt_state,
+        state.params,
         params,
         transform_non_params=lambda _: whole,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
-    return TrainState(whole, whole, params, opt_state)
+    return TrainState(
+        whole, whole, params, opt_state, None if state.ema is None else params
+    )

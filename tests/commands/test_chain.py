@@ -184,7 +184,7 @@ def test_a_stage_changes_some_keys_of_a_mapping_and_objectives_as_a_whole(folder
     stages = (
         {
             "student": "nano-16",
-            "optimizer": {"learning_rate": 1e-3},
+            "optimizer": {"learning_rate": 1e-3, "rates": {"text/": 0.0}},
             "objectives": {"clip": {}},
         },
     )
@@ -192,6 +192,7 @@ def test_a_stage_changes_some_keys_of_a_mapping_and_objectives_as_a_whole(folder
     base = config_of().distill
     assert stage.config.optimizer.learning_rate == 1e-3
     assert stage.config.optimizer.warmup == base.optimizer.warmup
+    assert stage.config.optimizer.rates.to_dict() == {"text/": 0.0}
     assert set(stage.config.objectives) == {"clip"}
     assert set(base.objectives) == {"clip", "crd", "icl", "fd"}
 

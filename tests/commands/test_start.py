@@ -137,7 +137,7 @@ def test_a_run_that_inherits_goes_on_bit_for_bit(folder):
     assert losses(folder, "stopped") == losses(folder, "whole")
 
 
-FROZEN = {"text_tower": "teacher", "optimizer.text_rate": 0.0}
+FROZEN = {"text_tower": "teacher", "optimizer.rates.text": 0.0}
 
 
 @pytest.mark.parametrize("by", ["none", "index"])
@@ -259,7 +259,7 @@ def test_a_student_that_could_not_be_written_is_refused_before_it_is_trained(fol
     [
         ({"inherit": "luck"}, "inherit is 'luck'; give none or index or magnitude"),
         ({"text_tower": "mine"}, "text_tower is 'mine'; give own or teacher"),
-        ({"optimizer.text_rate": -1.0}, "optimizer.text_rate is -1.0"),
+        ({"optimizer.rates.text": -1.0}, "optimizer.rates is .*numbers of at least 0"),
         (
             {"inherit": "index", "student": "teacher"},
             "the student 'teacher' is no architecture: name one",

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
@@ -19,6 +20,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     config = load_config("configs/pretrain/easy_vqa.py")
     config.model, config.steps, config.batch_size = "nano-16", 4, 8
+    config.optimizer.ema = 0.5
     run("pretrain", config, str(folder / "tower"), quiet=True)
     return folder
 
@@ -39,8 +41,8 @@ def metrics(folder, name, config):
     return [json.loads(line) for line in lines]
 
 
-def losses(folder, name, *, vision_rate=0.0, **changes):
-    config = config_of(**{"optimizer.vision_rate": vision_rate}, **changes)
+def losses(folder, name, **changes):
+    config = config_of(**changes)
     return np.array([step["loss"] for step in metrics(folder, name, config)])
 
 
@@ -59,9 +61,13 @@ def test_held_tokens_are_those_of_every_step(folder, tower):
     np.testing.assert_allclose(held, computed, rtol=1e-4)
 
 
+# A tower that learns, and what is saved is an average.
+LEARNING = {"optimizer.rates.vision": 1.0, "optimizer.ema": 0.5}
+
+
 def test_a_frozen_tower_stays_and_another_learns(folder):
     losses(folder, "frozen")
-    losses(folder, "learning", vision_rate=1.0)
+    losses(folder, "learning", **LEARNING)
     losses(folder, "frozen-computed", tower_outputs="computed")
     frozen, learning, computed = (
         tower_of(folder, name) for name in ("frozen", "learning", "frozen-computed")
@@ -72,12 +78,39 @@ def test_a_frozen_tower_stays_and_another_learns(folder):
     assert any((frozen[name] != learning[name]).any() for name in frozen)
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [("pretrain", "model.safetensors"), ("vqa", "vqa.safetensors")],
+)
+def test_what_is_saved_as_the_model_is_the_average(folder, command, file):
+    """By the biases of norms, whose names and shapes all layouts share."""
+    if command == "vqa":
+        losses(folder, "averaged", **LEARNING)
+    run_folder = folder / ("tower" if command == "pretrain" else "averaged")
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore((run_folder / "checkpoints/4/state").resolve())
+    saved = load_file(run_folder / "model" / file).values()
+
+    def is_saved(params):
+        bias = np.asarray(params["model"]["vision"]["post_norm"]["bias"])
+        return any(x.shape == bias.shape and (x == bias).all() for x in saved)
+
+    assert is_saved(state["ema"])
+    assert not is_saved(state["params"])
+
+
 def test_tokens_of_a_tower_that_learns_are_not_held(folder, capsys):
-    config = load_config("configs/vqa/easy_vqa.py")
-    config.steps, config.batch_size, config.tower = 1, 8, "tower"
-    config.optimizer.vision_rate = 1.0
+    config = config_of(**LEARNING)
+    config.steps = 1
     run("vqa", config, str(folder / "said"))
     assert "tower_outputs held needs a frozen tower" in capsys.readouterr().err
+
+
+def test_rates_of_what_is_not_there_are_refused(folder):
+    config = config_of()
+    config.optimizer.rates = ConfigDict({"visoin": 0.0})
+    with pytest.raises(UserError, match=r"rates has 'visoin'.* nearest are vision"):
+        run("vqa", config, str(folder / "refused"))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +152,7 @@ def test_a_tower_that_learns_has_a_teacher_too(folder, teacher):
                 teacher,
                 "dkd",
                 tower_outputs=outputs,
-                **{"optimizer.vision_rate": 1.0},
+                **{"optimizer.rates.vision": 1.0},
             ),
         )
         for outputs in ("held", "computed")

@@ -102,15 +102,15 @@ def test_a_preset_can_be_named(config):
 
 def test_students_start_as_the_config_of_distill_says(config):
     config.distill.inherit, config.distill.text_tower = "magnitude", "teacher"
-    config.distill.optimizer.text_rate = 0.0
+    config.distill.optimizer.rates.text = 0.0
     for entry in plan(config):
         if entry.kind == "student":
             assert entry.clip.config.inherit == "magnitude"
             assert entry.clip.config.text_tower == "teacher"
-            assert entry.clip.config.optimizer.text_rate == 0
+            assert entry.clip.config.optimizer.rates.text == 0
             check_config("distill", entry.clip.config)
         elif entry.clip:
-            assert entry.clip.config.optimizer.text_rate == 1
+            assert entry.clip.config.optimizer.rates.text == 1
 
 
 def test_a_study_of_nothing_is_refused(config):

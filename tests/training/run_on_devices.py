@@ -51,21 +51,21 @@ def main() -> None:
     places = parameter_shardings(abstract_of(CLIP, CLIP_CONFIG), mesh)
     frozen = jax.device_put(teacher, places)
     losses = {}
-    for text_rate in (1.0, 0.0):
+    for text in (1.0, 0.0):
         optimizer = OptimizerConfig(
             learning_rate=1e-3,
             weight_decay=0.1,
             warmup=0.2,
             b2=0.98,
             clip_norm=1.0,
-            text_rate=text_rate,
+            rates=(("text", text),),
         )
         program = build_program(task, optimizer, mesh)
         state, found = program.init(0, STEPS), []
         for batch in batches():
             state, metrics = program.step(state, (frozen,), to_global(batch, mesh))
             found.append(float(metrics["loss"]))
-        losses["learning" if text_rate else "frozen"] = found
+        losses["learning" if text else "frozen"] = found
     kernel = state.params["model"]["vision"]["transformer"]["blocks"]["mlp"]["up"]
     print(
         json.dumps({"losses": losses, "shards": list(kernel["kernel"].sharding.spec)})

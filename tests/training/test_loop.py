@@ -96,7 +96,10 @@ def stop_at_six(step, steps, loss):
 def test_what_objectives_learn_mask_and_schedule_goes_on_too(
     fit, tokenizer, program, tmp_path
 ):
-    """In the released code of CLIP-KD heads and scales are not saved."""
+    """In the released code of CLIP-KD heads and scales are not saved.
+
+    So do the average and Muon's and AdamW's moments, of which what is frozen has none.
+    """
     student = with_vocabulary(
         architecture("nano-16"), tokenizer.vocab_size, tokenizer.eos_id
     )
@@ -107,14 +110,26 @@ def test_what_objectives_learn_mask_and_schedule_goes_on_too(
     )
     objectives = tuple((k, tuple(sorted(v.items()))) for k, v in given.items())
     task = ContrastiveTask(student, (teacher,), objectives)
+    optimizer = replace(
+        OPTIMIZER,
+        name="muon",
+        rates=(("text/token_embedding", 0.0),),
+        layer_decay=0.9,
+        ema=0.9,
+    )
     arguments = {
-        "compiled": build_program(task, OPTIMIZER, program[1]),
+        "compiled": build_program(task, optimizer, program[1]),
         "frozen": (nnx.to_pure_dict(nnx.state(CLIP(teacher, rngs=nnx.Rngs(1)))),),
     }
     whole = fit(tmp_path / "whole", **arguments)
     with pytest.raises(Interrupted):
         fit(tmp_path / "stopped", progress=stop_at_six, **arguments)
     assert_equal(whole, fit(tmp_path / "stopped", **arguments))
+    frozen = whole.params["model"]["text"]["token_embedding"]
+    assert_equal(frozen, whole.ema["model"]["text"]["token_embedding"])
+    assert frozen["embedding"].shape not in {
+        x.shape for x in jax.tree.leaves(whole.opt_state)
+    }
     learnt = whole.params["objective"]
     parts = learnt["parts"][0]
     assert set(learnt) == {"parts", "bias"}
@@ -124,6 +139,25 @@ def test_what_objectives_learn_mask_and_schedule_goes_on_too(
         expected = max(0, 1 - (row["step"] - 1) / LOOP.steps / 0.75)
         assert row["icl_weight"] == pytest.approx(expected, abs=1e-6)
     assert float(parts["scale"]) != float(parts["fusion"]["scale"])
+
+
+def test_no_steps_leave_the_average_where_the_run_starts(program, tmp_path):
+    compiled, mesh = program
+    state = compiled.init(3, 0)
+    averaging = replace(
+        compiled,
+        init=lambda seed, steps: replace(state, ema=state.params),
+        shardings=replace(compiled.shardings, ema=compiled.shardings.params),
+    )
+    ended, _ = train(
+        averaging,
+        replace(LOOP, steps=0),
+        batches=iter(()),
+        mesh=mesh,
+        workdir=epath.Path(tmp_path),
+        warm_start=lambda params: jax.tree.map(jax.numpy.ones_like, params),
+    )
+    assert all((x == 1).all() for x in jax.tree.leaves(ended.evaluated))
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(fit, tmp_path):

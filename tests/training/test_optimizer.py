@@ -1,4 +1,4 @@
-"""The learning rate, and what of a model decays, moves and stays."""
+"""Schedules, what of a model decays, moves and stays, and the average."""
 
 from dataclasses import replace
 
@@ -13,10 +13,13 @@ from training import oracle
 
 from kdjax.models import VQAConfig, architecture
 from kdjax.training.optimizer import (
+    SCHEDULES,
     OptimizerConfig,
+    begin_average,
     clamp_logit_scale,
     learning_rate,
     make_optimizer,
+    move_average,
     stop_frozen,
 )
 from kdjax.training.tasks import ContrastiveTask, VQATask
@@ -47,7 +50,8 @@ TASKS = {
 }
 
 
-LAST = np.sin(np.pi / 120) ** 2
+# What a tower's name stands for, as a pattern.
+TOWERS = {"vision": ("vision",), "text": ("text", "text_projection")}
 
 
 def rate(step, steps, **changes):
@@ -71,25 +75,33 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(step, share):
     assert rate(step, 79) == pytest.approx(1e-3 * share, rel=1e-3, abs=1e-12)
 
 
-@settings(max_examples=50)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=30)
 @given(data=st.data(), steps=st.integers(1, 100_000))
 @example(data=None, steps=1)
-def test_the_rate_is_that_of_the_oracle_for_any_number_of_steps(data, steps):
+def test_the_rate_is_that_of_the_oracle_for_any_number_of_steps(schedule, data, steps):
     warmup = data.draw(st.integers(0, steps)) if data else 0
     step = data.draw(st.integers(0, steps - 1)) if data else 0
-    expected = oracle.rate(1e-3, max(warmup, 1), step, steps)
-    found = rate(step, steps, warmup=warmup / steps)
+    expected = oracle.rate(1e-3, max(warmup, 1), step, steps, schedule)
+    found = rate(step, steps, warmup=warmup / steps, schedule=schedule)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 80])
-def test_every_update_moves_something(steps):
-    assert all(rate(step, steps) > 0 for step in range(steps))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_update_moves_something(schedule):
+    for steps in (1, 2, 3, 40):
+        assert all(rate(step, steps, schedule=schedule) > 0 for step in range(steps))
 
 
-def test_the_rate_ends_at_zero_and_stays_there():
-    assert rate(80, 80) == pytest.approx(0, abs=1e-9)
-    assert rate(200, 80) == pytest.approx(0, abs=1e-9)
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_ends_at_zero_and_stays_there(schedule):
+    assert rate(80, 80, schedule=schedule) == pytest.approx(0, abs=1e-9)
+    assert rate(200, 80, schedule=schedule) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_reciprocal_root_and_the_constant_have_no_end():
+    assert rate(319, 80, schedule="rsqrt") == pytest.approx(1e-3 / 4, rel=1e-6)
+    assert rate(319, 80, schedule="constant") == pytest.approx(1e-3, rel=1e-6)
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -125,37 +137,30 @@ def test_decay_touches_matrices_and_nothing_that_scales_or_shifts(params):
     assert ("logit_scale" in stayed) == ("objective" in params)
 
 
+@pytest.mark.parametrize("pattern", ["vision", "text"])
 @pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
-def test_the_vision_rate_scales_the_vision_tower_alone(params, factor):
+def test_a_rate_scales_its_tower_alone(params, pattern, factor):
+    """With its decay, and the text tower with its projection."""
     gradients = like(params, 0.5)
     plain = updates(params, gradients)
     assert all((update < 0).all() for update in plain.values())
-    for path, update in updates(params, gradients, vision_rate=factor).items():
-        expected = plain[path] * (factor if "vision" in path else 1)
-        np.testing.assert_allclose(update, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
-def test_the_text_rate_scales_the_text_tower_and_its_projection_alone(params, factor):
-    """And not the objective's head for texts."""
-    gradients = like(params, 0.5)
-    plain = updates(params, gradients)
-    for path, update in updates(params, gradients, text_rate=factor).items():
-        ours = path[:2] in {("model", "text"), ("model", "text_projection")}
+    found = updates(params, gradients, rates=((pattern, factor),))
+    for path, update in found.items():
+        ours = path[0] == "model" and path[1] in TOWERS[pattern]
         np.testing.assert_allclose(update, plain[path] * (factor if ours else 1), 1e-6)
 
 
 @pytest.mark.parametrize(
     ("rates", "stopped"),
     [
-        ({}, ()),
-        ({"text_rate": 0.0}, ("text", "text_projection")),
-        ({"vision_rate": 0.0}, ("vision",)),
-        ({"vision_rate": 0.0, "text_rate": 0.0}, ("vision", "text", "text_projection")),
+        ((), ()),
+        ((("text", 0.0),), TOWERS["text"]),
+        ((("vision", 0.0),), TOWERS["vision"]),
+        ((("text", 0.0), ("vision", 0.0)), TOWERS["text"] + TOWERS["vision"]),
     ],
 )
 def test_what_stays_gets_no_gradient(params, rates, stopped):
-    config = replace(CONFIG, **rates)
+    config = replace(CONFIG, rates=rates)
 
     def total(params):
         return sum(x.sum() for x in jax.tree.leaves(stop_frozen(params, config)))
@@ -186,10 +191,44 @@ def test_gradients_are_clipped_by_their_global_norm():
             np.testing.assert_allclose(params[name], x, atol=1e-5)
 
 
+def test_a_norm_of_zero_clips_nothing():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    found = [
+        make_optimizer(replace(CONFIG, name="lion", b2=0.0, clip_norm=norm))
+        for norm in (0.0, 1e30)
+    ]
+    moved = [x.update(params, x.init(params), params)[0] for x in found]
+    jax.tree.map(np.testing.assert_array_equal, *moved)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9999])
+def test_the_average_follows_and_forgets_its_start(decay):
+    """Its decay is (1 + t) / (10 + t) until that is more than the config's."""
+    config = replace(CONFIG, ema=decay, rates=(("text", 0.0),))
+    params = {"head": jnp.float32([1.0, -2.0]), "text": jnp.float32([0.1])}
+    average = begin_average(params)
+    expected = np.array([1.0, -2.0])
+    for step in range(20):
+        params = {**params, "head": params["head"] + step}
+        average = move_average(average, params, jnp.int32(step), config)
+        keep = min(decay, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * np.asarray(params["head"], float)
+        np.testing.assert_allclose(average["head"], expected, rtol=1e-5)
+    # It is what is frozen to the last bit, which a mean of two equal numbers need not.
+    np.testing.assert_array_equal(average["text"], params["text"])
+
+
+def test_the_average_is_float32_of_parameters_that_are_not():
+    params = {"head": jnp.bfloat16([1.0])}
+    config = replace(CONFIG, ema=0.5)
+    average = move_average(begin_average(params), params, jnp.int32(0), config)
+    assert average["head"].dtype == jnp.float32
+
+
 @pytest.mark.parametrize("value", [-1.0, 2.66, 4.6, 4.7, 30.0])
 def test_the_logit_scale_is_at_most_a_hundred(value):
     params = {"model": {"logit_scale": value, "head": {"bias": 30.0}}, "scale": 30.0}
-    clamped = clamp_logit_scale(jax.tree.map(jnp.float32, params))
+    clamped = clamp_logit_scale(jax.tree.map(jnp.float32, params), 100.0)
     expected = {**params, "model": {**params["model"]}}
     expected["model"]["logit_scale"] = min(value, np.log(100))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), clamped, expected)
@@ -198,7 +237,7 @@ def test_the_logit_scale_is_at_most_a_hundred(value):
 def test_the_scale_of_a_sigmoid_model_is_left_to_itself():
     softmax = {"logit_scale": jnp.float32(6.0)}
     sigmoid = {**softmax, "logit_bias": jnp.float32(-10.0)}
-    kept = clamp_logit_scale({"model": sigmoid, "other": {"model": softmax}})
+    kept = clamp_logit_scale({"model": sigmoid, "other": {"model": softmax}}, 50.0)
     assert kept["model"] == sigmoid
-    expected = pytest.approx(np.log(100))
+    expected = pytest.approx(np.log(50))
     assert float(kept["other"]["model"]["logit_scale"]) == expected

@@ -9,10 +9,12 @@ import pytest
 from flax import nnx, traverse_util
 from training import oracle
 
+from kdjax.models import architecture
 from kdjax.parallel import make_mesh, to_global
-from kdjax.training.optimizer import OptimizerConfig
+from kdjax.training.optimizer import OptimizerConfig, make_optimizer
+from kdjax.training.rules import RULES
 from kdjax.training.steps import build_program
-from kdjax.training.tasks import Task
+from kdjax.training.tasks import ContrastiveTask, Task
 
 CONFIG = OptimizerConfig(
     learning_rate=0.05,
@@ -20,7 +22,8 @@ CONFIG = OptimizerConfig(
     warmup=0.2,
     b2=0.98,
     clip_norm=0.5,
-    vision_rate=0.3,
+    rates=(("vision", 0.3),),
+    ema=0.3,
 )
 STEPS, BATCH = 10, 6
 
@@ -97,6 +100,7 @@ def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
         clip=0.5,
         decayed=["vision/kernel", "head/kernel"],
     )
+    average = dict(expected.params)
     rows = to_global(batch, mesh)
     for step in range(STEPS):
         square, gradients = by_hand(expected.params, batch)
@@ -115,10 +119,19 @@ def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
         expected.step(gradients, rates)
         for name, x in flat(state.params).items():
             np.testing.assert_allclose(x, expected.params[name], rtol=1e-4, atol=1e-5)
+        keep = min(0.3, (1 + step) / (10 + step))
+        average = {
+            name: keep * average[name] + (1 - keep) * x
+            for name, x in expected.params.items()
+        }
+        for name, x in flat(state.evaluated).items():
+            np.testing.assert_allclose(x, average[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_tower_stays_and_does_not_count_in_the_norm(mesh, batch):
-    program = build_program(Regression(), replace(CONFIG, vision_rate=0.0), mesh)
+    program = build_program(
+        Regression(), replace(CONFIG, rates=(("vision", 0.0),)), mesh
+    )
     state = program.init(0, STEPS)
     start = flat(state.params)
     _, gradients = by_hand(start, batch)
@@ -127,6 +140,33 @@ def test_a_frozen_tower_stays_and_does_not_count_in_the_norm(mesh, batch):
     assert float(metrics["grad_norm"]) == pytest.approx(oracle.norm(moved), rel=1e-4)
     for name, x in flat(state.params).items():
         assert (x == start[name]).all() == ("vision" in name)
+
+
+def test_the_average_begins_where_the_parameters_do(program, mesh, batch):
+    state = program.init(0, STEPS)
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    begun = state.begin_at(ones)
+    jax.tree.map(np.testing.assert_array_equal, begun.params, begun.ema)
+    # They are no aliases, which could not both be donated.
+    moved, _ = program.step(begun, FROZEN, to_global(batch, mesh))
+    assert moved.evaluated is moved.ema
+    plain = build_program(Regression(), replace(CONFIG, ema=0.0), mesh)
+    without = plain.init(0, STEPS).begin_at(ones)
+    assert without.ema is None
+    assert without.evaluated is ones
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rules_state_has_a_place(mesh, name):
+    config = replace(CONFIG, name=name, rates=(("text", 0.0),))
+    task = ContrastiveTask(
+        architecture("vit-t-16"), (), (("clip", (("weight", 1.0),)),)
+    )
+    program = build_program(task, config, mesh)
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))))
+    state = jax.eval_shape(make_optimizer(config).init, params)
+    places = program.shardings.opt_state
+    jax.tree.map(lambda x, place: place.shard_shape(x.shape), state, places)
 
 
 class Sharp(nnx.Module):
@@ -148,7 +188,7 @@ class Sharpen:
 
 
 def test_a_step_does_not_take_the_logit_scale_beyond_a_hundred(mesh):
-    program = build_program(Sharpen(), CONFIG, mesh)
+    program = build_program(Sharpen(), replace(CONFIG, rates=()), mesh)
     state = program.init(0, STEPS)
     for _ in range(3):
         state, _ = program.step(state, None, {})
@@ -177,7 +217,7 @@ class Told:
 
 def test_the_progress_is_the_share_of_the_steps_that_are_made(mesh):
     """It is the state's, so it goes on where a run does, and follows its length."""
-    program = build_program(Told(), CONFIG, mesh)
+    program = build_program(Told(), replace(CONFIG, rates=()), mesh)
     state, told = program.init(0, 4), []
     for _ in range(3):
         state, metrics = program.step(state, None, {})

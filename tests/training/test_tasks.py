@@ -66,9 +66,9 @@ def batch():
     return jax.tree.map(jnp.asarray, batch)
 
 
-def gradient_of(task, batch, **rates):
+def gradient_of(task, batch, rates=()):
     """The compiled gradient of the model's parameters, and those."""
-    config = OptimizerConfig(**OPTIMIZER, **rates)
+    config = OptimizerConfig(**OPTIMIZER, rates=rates)
     graph, state = nnx.split(task.init(nnx.Rngs(0)))
     params = nnx.to_pure_dict(state)
 
@@ -82,16 +82,16 @@ def gradient_of(task, batch, **rates):
 @pytest.mark.parametrize(
     ("task", "rates", "frozen"),
     [
-        ("clip", {"text_rate": 0.0}, {"text", "text_projection"}),
-        ("clip", {"vision_rate": 0.0}, {"vision"}),
-        ("vqa", {"vision_rate": 0.0}, {"vision"}),
+        ("clip", (("text", 0.0),), {"text", "text_projection"}),
+        ("clip", (("vision", 0.0),), {"vision"}),
+        ("vqa", (("vision", 0.0),), {"vision"}),
     ],
 )
 def test_a_frozen_tower_gets_no_gradient_and_none_is_computed(
     batch, task, rates, frozen
 ):
     learning, params = gradient_of(TASKS[task], batch)
-    stopped, _ = gradient_of(TASKS[task], batch, **rates)
+    stopped, _ = gradient_of(TASKS[task], batch, rates)
     for compiled, still in ((learning, set()), (stopped, frozen)):
         for part, gradients in compiled(params)["model"].items():
             moves = any(abs(g).max() > 0 for g in jax.tree.leaves(gradients))
