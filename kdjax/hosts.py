@@ -58,6 +58,7 @@ def start(
         return
     import jax
 
+    ctypes.CDLL(None).signal(signal.SIGABRT, _end)
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -72,7 +73,6 @@ def start(
             "once, each with the address of the first as --coordinator_address, with "
             "--num_processes and with its own --process_id"
         ) from error
-    ctypes.CDLL(None).signal(signal.SIGABRT, _end)
 
 
 def _checked(address: str | None, count: int | None, place: int | None) -> int:
@@ -114,8 +114,8 @@ def _detected() -> int:
 def _end(signum: int) -> None:
     """End with a line after JAX's, whose client knows no other end than to abort.
 
-    It does so in a thread of its own as soon as a host is gone, while this process may
-    wait for ever for that host's part of a sum.
+    It does so where a host has not come, and in a thread of its own as soon as one is
+    gone, while this process may wait for ever for that host's part of a sum.
     """
     os.write(2, GONE.format(why="JAX's own words are above").encode())
     os._exit(1)
