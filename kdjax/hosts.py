@@ -19,6 +19,8 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
+# In the words of errors of what goes between hosts.
+BROKEN = re.compile("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|(closed|reset) by peer")
 GONE = (
     "kdjax: another host is gone or cannot be reached ({why}); the same command on all "
     "hosts goes on from the last checkpoint\n"
@@ -170,13 +172,10 @@ def gone(error: Exception) -> str:
     """Return what is to be said of an error that a lost host leaves; else nothing.
 
     Where a connection breaks, the error of what went over it may come before JAX ends
-    the process.
+    the process; it is of several kinds, and only its words tell.
     """
-    import jax
-
     why = " ".join(str(error).split())
-    ours = not isinstance(error, jax.errors.JaxRuntimeError)
-    return "" if ours or "RESOURCE_EXHAUSTED" in why else GONE.format(why=why[:200])
+    return GONE.format(why=why[:200]) if BROKEN.search(why) else ""
 
 
 def leave(status: int) -> int:
