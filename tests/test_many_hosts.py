@@ -181,8 +181,9 @@ def test_two_hosts_leave_what_one_leaves(alone, together):
 def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     alone, teacher, tmp_path
 ):
-    workdir, often = tmp_path / "run", {"checkpoint.every_steps": 2}
-    with TwoHosts(workdir, teacher, **often) as hosts:
+    workdir = tmp_path / "run"
+    settings = {"checkpoint.every_steps": 2, "mesh.data": -1, "mesh.fsdp": 1}
+    with TwoHosts(workdir, teacher, **settings) as hosts:
         hosts.wait_for(workdir, 3)
         hosts.processes[1].send_signal(signal.SIGTERM)
         assert hosts.end() == [143, 143], hosts.words()
@@ -190,7 +191,7 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     stopped = len(losses(workdir))
     assert 3 <= stopped < STEPS
     assert max(int(x.name) for x in (workdir / "checkpoints").iterdir()) == stopped
-    on_one_host(workdir, teacher, **often)
+    on_one_host(workdir, teacher, **settings)
     assert_same_curve(losses(workdir), losses(alone[0]))
 
 
