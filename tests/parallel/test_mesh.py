@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from kdjax.errors import UserError
-from kdjax.parallel import make_mesh, to_global
+from kdjax.parallel import host_rows, make_mesh, to_global
 from kdjax.parallel.sharding import partition_spec
 
 MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
@@ -39,8 +39,9 @@ def test_a_dimension_goes_where_the_table_says_if_it_divides():
     assert partition_spec((None,), (8,), MESH) == PartitionSpec(None)
 
 
-def test_a_batch_keeps_its_rows():
+def test_one_host_has_all_rows_of_a_batch_and_they_stay():
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    np.testing.assert_array_equal(host_rows(4, mesh), np.arange(4))
     batch = {"x": np.arange(8).reshape(4, 2), "text": {"student": np.ones((4, 3))}}
     put = to_global(batch, mesh)
     np.testing.assert_array_equal(put["x"], batch["x"])
