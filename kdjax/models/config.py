@@ -15,6 +15,7 @@ from kdjax.preprocessing import (
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Kernel = Literal["xla", "cudnn"]
+Remat = Literal["none", "dots", "full"]
 ImagePooling = Literal["class", "mean", "attention"]
 TextPooling = Literal["eos", "argmax", "last"]
 
@@ -48,6 +49,8 @@ class TransformerConfig:
         activation: of the MLP.
         norm_epsilon: of every layer norm.
         attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+        remat: what of a block is computed again for the gradient instead of kept:
+            "none"; "dots", all but what its linear maps say; "full", all of it.
     """
 
     width: int
@@ -57,6 +60,7 @@ class TransformerConfig:
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-5
     attention: Kernel = "xla"
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         check_counts(self, "width", "num_heads", "mlp_width")

@@ -15,6 +15,7 @@ from kdjax.models.transformer import (
     Transformer,
     linear,
     partitioned,
+    positions,
 )
 
 
@@ -90,7 +91,7 @@ class VisionTower(nnx.Module):
             if config.class_token
             else None
         )
-        self.position_embedding = nnx.Param(
+        self.position_embedding = positions(
             normal(rngs.params(), (config.num_positions, width), **param)
         )
         norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
@@ -191,7 +192,7 @@ class TextTower(nnx.Module):
             **dtypes,
             rngs=rngs,
         )
-        self.position_embedding = nnx.Param(
+        self.position_embedding = positions(
             nnx.initializers.normal(0.01)(
                 rngs.params(),
                 (config.context_length, config.width),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from kdjax.models.config import Kernel, TransformerConfig
+from kdjax.models.config import Kernel, Remat, TransformerConfig
 
 
 class Trace(NamedTuple):
@@ -35,6 +35,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# What of a block is kept for its gradient. Of "dots" the products with batch dimensions,
+# which are attention's maps, are not: they are large, and cheap to compute again.
+KEPT: dict[Remat, Callable[..., bool]] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 # Up to here an unrolled scan compiles as fast as a loop and is faster on CPUs.
 SHORT = 2
 
@@ -44,26 +52,39 @@ def short_stack(layers: int) -> bool:
     return layers <= SHORT
 
 
-def partitioned(initializer: Callable[..., Array], *axes: str | None) -> Any:
+def partitioned(
+    initializer: Callable[..., Array], *axes: str | None, **metadata: int
+) -> Any:
     """Return the initializer with logical axis names for the sharding table."""
-    return nnx.with_partitioning(initializer, axes, eager_sharding=False)
+    return nnx.with_partitioning(initializer, axes, eager_sharding=False, **metadata)
+
+
+def positions(embedding: Float[Array, "N W"]) -> nnx.Param:
+    """Return a position embedding as a parameter."""
+    axes = ("position", "embed")
+    return nnx.Param(embedding, out_sharding=axes, eager_sharding=False)
 
 
 def linear(
     in_width: int,
     out_width: int,
-    axes: tuple[str, str],
+    axes: tuple[str, ...],
     dtypes: dict[str, Any],
     rngs: nnx.Rngs,
     use_bias: bool = True,
+    **metadata: int,
 ) -> nnx.Linear:
-    """Return a linear layer whose kernel [in, out] has logical `axes`."""
+    """Return a linear layer whose kernel [in, out] has logical `axes`.
+
+    An axis of attention heads needs their number, `heads`, in the metadata.
+    """
+    kernel = nnx.initializers.normal(in_width**-0.5)
     return nnx.Linear(
         in_width,
         out_width,
         use_bias=use_bias,
-        kernel_init=partitioned(nnx.initializers.normal(in_width**-0.5), *axes),
-        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1]),
+        kernel_init=partitioned(kernel, *axes, **metadata),
+        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1], **metadata),
         **dtypes,
         rngs=rngs,
     )
@@ -83,10 +104,14 @@ class Attention(nnx.Module):
     ) -> None:
         self.num_heads = num_heads
         self.kernel = kernel
-        self.query = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.key = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.value = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.out = linear(width, width, ("heads", "embed"), dtypes, rngs)
+
+        def layer(*axes: str) -> nnx.Linear:
+            return linear(width, width, axes, dtypes, rngs, heads=num_heads)
+
+        self.query = layer("embed", "heads")
+        self.key = layer("embed", "heads")
+        self.value = layer("embed", "heads")
+        self.out = layer("heads", "embed")
 
     def __call__(
         self,
@@ -189,6 +214,7 @@ class Transformer(nnx.Module):
 
         self.blocks = stack(rngs)
         self.layers = config.layers
+        self.remat = config.remat
 
     def __call__(
         self,
@@ -200,16 +226,22 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B N W"], Trace]:
         """Return the last residual stream, and a trace of these layers, from 0."""
 
-        @nnx.scan(
-            in_axes=(nnx.Carry, 0),
-            out_axes=(nnx.Carry, 0),
-            unroll=short_stack(self.layers),
-        )
+        unrolled = short_stack(self.layers)
+
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
             x, attended = block(x, mask, with_map=bool(attention))
             return x, Trace(x if hidden else None, attended)
 
-        x, trace = step(x, self.blocks)
+        if self.remat in KEPT:
+            # Inside a loop nothing could merge what is computed twice.
+            step = nnx.remat(step, policy=KEPT[self.remat], prevent_cse=unrolled)
+        scan = nnx.scan(
+            step,
+            in_axes=(nnx.Carry, 0),
+            out_axes=(nnx.Carry, 0),
+            unroll=unrolled,
+        )
+        x, trace = scan(x, self.blocks)
         return x, Trace(_of(trace.hidden, hidden), _of(trace.attention, attention))
 
 
