@@ -21,7 +21,7 @@ from kdjax.errors import UserError
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
-from kdjax.parallel import check_rows, make_mesh
+from kdjax.parallel import FROZEN, check_rows, make_mesh
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,19 @@ ELSEWHERE = None
 Schema = Mapping[str, Any]
 
 DATA = {"data": Kind(Mapping, "a mapping with a name"), "eval": {"split": ELSEWHERE}}
+DTYPE = Choice(("auto", "float32", "bfloat16"))
 COMPUTE = {
-    "dtype": Choice(("auto", "float32", "bfloat16")),
+    "dtype": DTYPE,
     "attention": Choice(("xla", "cudnn")),
 }
+REMAT = Choice(("none", "dots", "full"))
+# Of a frozen teacher: where it lives, and in what it is held and computes.
+FROZEN_TEACHER = {"teacher_sharding": Choice(tuple(FROZEN)), "teacher_dtype": DTYPE}
 TRAINING: dict[str, Any] = {
     **DATA,
     **COMPUTE,
+    "param_dtype": Choice(("float32", "bfloat16")),
+    "remat": {"vision": REMAT},
     "tokenizer": NAME,
     "seed": SEED,
     "steps": Number(0, whole=True),
@@ -134,6 +140,7 @@ TRAINING: dict[str, Any] = {
 }
 CONTRASTIVE = {
     **TRAINING,
+    "remat": {"vision": REMAT, "text": REMAT},
     "optimizer": {**TRAINING["optimizer"], "text_rate": Number()},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
@@ -142,6 +149,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},
     "distill": {
         **CONTRASTIVE,
+        **FROZEN_TEACHER,
         "student": NAME,
         "teacher": NAME,
         "inherit": Choice(("none", "index", "magnitude")),
@@ -160,6 +168,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "vqa": {
         **TRAINING,
+        **FROZEN_TEACHER,
         "tower": NAME,
         "tower_outputs": OUTPUTS,
         "teacher": NAME_OR_NONE,

@@ -35,8 +35,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# What of a block is kept for its gradient. Of "dots" the products with batch dimensions,
-# which are attention's maps, are not: they are large, and cheap to compute again.
+# What of a block is kept for its gradient. Of "dots" it is what linear maps say, and no
+# products with batch dimensions: attention's are large, and cheap to compute again.
 KEPT: dict[Remat, Callable[..., bool]] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -53,10 +53,16 @@ def short_stack(layers: int) -> bool:
 
 
 def partitioned(
-    initializer: Callable[..., Array], *axes: str | None, **metadata: int
+    initializer: Callable[..., Array], *axes: str | None, heads: int | None = None
 ) -> Any:
-    """Return the initializer with logical axis names for the sharding table."""
-    return nnx.with_partitioning(initializer, axes, eager_sharding=False, **metadata)
+    """Return the initializer with logical axis names for the sharding table.
+
+    Args:
+        initializer: of a parameter.
+        axes: a name for each of its dimensions.
+        heads: of attention, that make up the axis of that name.
+    """
+    return nnx.with_partitioning(initializer, axes, eager_sharding=False, heads=heads)
 
 
 def positions(embedding: Float[Array, "N W"]) -> nnx.Param:
@@ -72,19 +78,16 @@ def linear(
     dtypes: dict[str, Any],
     rngs: nnx.Rngs,
     use_bias: bool = True,
-    **metadata: int,
+    heads: int | None = None,
 ) -> nnx.Linear:
-    """Return a linear layer whose kernel [in, out] has logical `axes`.
-
-    An axis of attention heads needs their number, `heads`, in the metadata.
-    """
+    """Return a linear layer whose kernel [in, out] has logical `axes`."""
     kernel = nnx.initializers.normal(in_width**-0.5)
     return nnx.Linear(
         in_width,
         out_width,
         use_bias=use_bias,
-        kernel_init=partitioned(kernel, *axes, **metadata),
-        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1], **metadata),
+        kernel_init=partitioned(kernel, *axes, heads=heads),
+        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1], heads=heads),
         **dtypes,
         rngs=rngs,
     )
@@ -225,7 +228,6 @@ class Transformer(nnx.Module):
         attention: Sequence[int] = (),
     ) -> tuple[Float[Array, "B N W"], Trace]:
         """Return the last residual stream, and a trace of these layers, from 0."""
-
         unrolled = short_stack(self.layers)
 
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
