@@ -18,9 +18,7 @@ from kdjax.parallel.sharding import BATCH_AXES
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(
-    sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh from the sizes of its axes, one of which may be -1.
 
     Of several TPU slices each has its part of `data`, the axis that says least to
@@ -28,7 +26,7 @@ def make_mesh(
 
     Args:
         sizes: of data, fsdp and tensor.
-        devices: to take; None for all that there are.
+        devices: to take, those of a topology that is not there too; None for all.
 
     Raises:
         UserError: the sizes do not multiply to the number of devices, or data cannot
@@ -62,7 +60,7 @@ def _shape(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _slice(device: jax.Device) -> int:
+def _slice(device: Any) -> int:
     # Those of GPUs are their hosts, in whose order they come anyway.
     return getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
 
