@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -390,7 +391,11 @@ def save_vqa_model(
 
     directory = workdir / MODEL
     directory.mkdir(parents=True, exist_ok=True)
-    flat = flatten_dict(jax.device_get(params), sep="/")
+    # What reads it again knows no bfloat16.
+    flat = {
+        name: np.asarray(x, np.float32)
+        for name, x in flatten_dict(jax.device_get(params), sep="/").items()
+    }
     (directory / "vqa.safetensors").write_bytes(save(flat))
     (directory / "vqa.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save(directory, config["model"]["question_length"])
