@@ -36,6 +36,8 @@ from kdjax.weights import check_format, load_clip, save_clip
 
 # As `inherit_from`, the config's own teacher and not a run of that name.
 TEACHER = "teacher"
+# Fused kernels of attention, and the machine that each is for.
+KERNELS = {"cudnn": "gpu", "splash": "tpu"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,12 @@ class Compute:
 def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
     """Return how a run computes: what its config asks for and this machine can do."""
     backend, attention = jax.default_backend(), config.attention
-    if attention == "cudnn" and backend != "gpu":
-        reporter.say(f"attention cudnn needs a GPU and this is a {backend}: using xla")
+    needed = KERNELS.get(attention, backend)
+    if needed != backend:
+        reporter.say(
+            f"attention {attention} needs a {needed.upper()} and this is a {backend}: "
+            "using xla"
+        )
         attention = "xla"
     remat = config.get("remat", {})
     return Compute(

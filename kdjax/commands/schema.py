@@ -110,7 +110,7 @@ DATA = {"data": Kind(Mapping, "a mapping with a name"), "eval": {"split": ELSEWH
 DTYPE = Choice(("auto", "float32", "bfloat16"))
 COMPUTE = {
     "dtype": DTYPE,
-    "attention": Choice(("xla", "cudnn")),
+    "attention": Choice(("xla", "cudnn", "splash")),
 }
 REMAT = Choice(("none", "dots", "full"))
 # Of a frozen teacher: where it lives, and in what it is held and computes.

@@ -219,12 +219,9 @@ class TextTower(nnx.Module):
         x = self.token_embedding(input_ids)
         x = x + self.position_embedding[:length].astype(x.dtype)
         mask = None
-        if self.config.causal:
-            mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if attention_mask is not None:
-            seen = attention_mask[:, None, None, :].astype(bool)
-            mask = seen if mask is None else mask & seen
-        x, trace = self.transformer(x, mask)
+            mask = attention_mask[:, None, None, :].astype(bool)
+        x, trace = self.transformer(x, mask, causal=self.config.causal)
         x = self.final_norm(x)
         return Pooled(x[jnp.arange(len(x)), self._place(input_ids)], x, trace)
 

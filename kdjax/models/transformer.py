@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from kdjax.models.config import Kernel, Remat, TransformerConfig
+from kdjax.models.splash import on_mesh, splits
 
 
 class Trace(NamedTuple):
@@ -122,8 +123,17 @@ class Attention(nnx.Module):
         context: Float[Array, "B M W"] | None = None,
         mask: Bool[Array, "#B 1 #N M"] | None = None,
         with_map: bool = False,
+        causal: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N M"] | None]:
-        """Return the attended queries, and the attention map when asked for it."""
+        """Return the attended queries, and the attention map when asked for it.
+
+        Args:
+            x: queries.
+            context: what they look at; None for themselves.
+            mask: what each may look at.
+            with_map: whether the map is wanted.
+            causal: whether each may only look at those up to its own place.
+        """
         context = x if context is None else context
 
         def heads(y: Float[Array, "B L W"]) -> Float[Array, "B L H D"]:
@@ -131,20 +141,46 @@ class Attention(nnx.Module):
 
         query, key = heads(self.query(x)), heads(self.key(context))
         value = heads(self.value(context))
-        attended = jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation=self.kernel
-        )
-        attention = _attention_map(query, key, mask) if with_map else None
+        attended = _attended(query, key, value, mask, causal, self.kernel)
+        attention = _attention_map(query, key, mask, causal) if with_map else None
         return self.out(attended.reshape(x.shape)), attention
+
+
+def _attended(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    value: Float[Array, "B M H D"],
+    mask: Bool[Array, "#B 1 #N M"] | None,
+    causal: bool,
+    kernel: Kernel,
+) -> Float[Array, "B N H D"]:
+    """Return what queries attend to, by a kernel, or by XLA where splash cannot."""
+    if kernel != "splash":
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=causal, implementation=kernel
+        )
+    split = splits(query)
+    same_for_all = mask is None or mask.shape[2] == 1
+    if split is None or key.shape != query.shape or not same_for_all:
+        return _attended(query, key, value, mask, causal, "xla")
+    rows = query.shape[:2]
+    seen = (
+        jnp.ones(rows, bool) if mask is None else jnp.broadcast_to(mask[:, 0, 0], rows)
+    )
+    return on_mesh(query, key, value, seen, split, causal=causal)
 
 
 def _attention_map(
     query: Float[Array, "B N H D"],
     key: Float[Array, "B M H D"],
     mask: Bool[Array, "#B 1 #N M"] | None,
+    causal: bool,
 ) -> Float[Array, "B H N M"]:
     logits = jnp.einsum("bnhd,bmhd->bhnm", query, key) * query.shape[-1] ** -0.5
     logits = logits.astype(jnp.float32)
+    if causal:
+        past = jnp.tril(jnp.ones(logits.shape[2:], bool))
+        mask = past if mask is None else mask & past
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(logits)
@@ -192,10 +228,11 @@ class Block(nnx.Module):
         x: Float[Array, "B N W"],
         mask: Bool[Array, "#B 1 #N N"] | None = None,
         with_map: bool = False,
+        causal: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N N"] | None]:
         """Return the next residual stream and, when asked, the attention map."""
         attended, attention = self.attention(
-            self.attention_norm(x), mask=mask, with_map=with_map
+            self.attention_norm(x), mask=mask, with_map=with_map, causal=causal
         )
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), attention
@@ -224,6 +261,7 @@ class Transformer(nnx.Module):
         x: Float[Array, "B N W"],
         mask: Bool[Array, "#B 1 #N N"] | None = None,
         *,
+        causal: bool = False,
         hidden: Sequence[int] = (),
         attention: Sequence[int] = (),
     ) -> tuple[Float[Array, "B N W"], Trace]:
@@ -231,7 +269,7 @@ class Transformer(nnx.Module):
         unrolled = short_stack(self.layers)
 
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
-            x, attended = block(x, mask, with_map=bool(attention))
+            x, attended = block(x, mask, bool(attention), causal)
             return x, Trace(x if hidden else None, attended)
 
         if self.remat in KEPT:

@@ -49,7 +49,7 @@ def test_a_config_of_another_command_is_refused(command):
         ("seed", 2**32, "from 0 to 4294967295"),
         ("eval.split", "tset", "no split 'tset'"),
         ("dtype", "float8", "dtype is 'float8'; give auto or float32 or bfloat16"),
-        ("attention", "flash", "attention is 'flash'; give xla or cudnn"),
+        ("attention", "flash", "attention is 'flash'; give xla or cudnn or splash"),
         ("batch_size", 4000, "more than the 3600 records of easy_vqa 'train'"),
         ("objectives.clip", {"wieght": 1.0}, "did you mean 'weight'"),
         ("optimizer", 3, "optimizer is 3"),
