@@ -225,6 +225,8 @@ def run(
 ) -> dict[str, Any]:
     """Run any command of the command line; return its results and its workdir.
 
+    On many hosts the caller has called `jax.distributed.initialize` before.
+
     Args:
         command: pretrain, distill, chain, vqa, eval, calibrate, study or export.
         config: a `ConfigDict`, or FILE[:argument] as on the command line; for export a

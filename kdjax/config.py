@@ -52,7 +52,9 @@ def training_defaults() -> ConfigDict:
             "wandb": "",
             "checkpoint": {"every_steps": 200, "keep": 2},
             "dtype": "auto",
+            "param_dtype": "float32",
             "attention": "xla",
+            "remat": {"vision": "none"},
         }
     )
 

@@ -19,6 +19,8 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
+# In the words of errors of what goes between hosts.
+BROKEN = re.compile("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|(closed|reset) by peer")
 GONE = (
     "kdjax: another host is gone or cannot be reached ({why}); the same command on all "
     "hosts goes on from the last checkpoint\n"
@@ -58,6 +60,7 @@ def start(
         return
     import jax
 
+    ctypes.CDLL(None).signal(signal.SIGABRT, _end)
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -72,7 +75,6 @@ def start(
             "once, each with the address of the first as --coordinator_address, with "
             "--num_processes and with its own --process_id"
         ) from error
-    ctypes.CDLL(None).signal(signal.SIGABRT, _end)
 
 
 def _checked(address: str | None, count: int | None, place: int | None) -> int:
@@ -114,8 +116,8 @@ def _detected() -> int:
 def _end(signum: int) -> None:
     """End with a line after JAX's, whose client knows no other end than to abort.
 
-    It does so in a thread of its own as soon as a host is gone, while this process may
-    wait for ever for that host's part of a sum.
+    It does so where a host has not come, and in a thread of its own as soon as one is
+    gone, while this process may wait for ever for that host's part of a sum.
     """
     os.write(2, GONE.format(why="JAX's own words are above").encode())
     os._exit(1)
@@ -170,13 +172,10 @@ def gone(error: Exception) -> str:
     """Return what is to be said of an error that a lost host leaves; else nothing.
 
     Where a connection breaks, the error of what went over it may come before JAX ends
-    the process.
+    the process; it is of several kinds, and only its words tell.
     """
-    import jax
-
     why = " ".join(str(error).split())
-    ours = not isinstance(error, jax.errors.JaxRuntimeError)
-    return "" if ours or "RESOURCE_EXHAUSTED" in why else GONE.format(why=why[:200])
+    return GONE.format(why=why[:200]) if BROKEN.search(why) else ""
 
 
 def leave(status: int) -> int:

@@ -83,6 +83,22 @@ def test_alone_a_process_is_the_first_and_has_everything():
     assert hosts.leave(2) == 2
 
 
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection\nclosed by peer [::]:1", True),
+        ("INTERNAL: NCCL operation failed: remote process exited", True),
+        ("RESOURCE_EXHAUSTED: Out of memory", False),
+        ("no such file", False),
+    ],
+)
+def test_what_breaks_between_hosts_is_told_from_other_errors_in_one_line(said, lost):
+    line = hosts.gone(ValueError(said))
+    assert bool(line) == lost
+    assert line.count("\n") == lost
+    assert not lost or " ".join(said.split()) in line
+
+
 PROGRAM = """
 import time
 import jax

@@ -23,7 +23,7 @@ from kdjax.models.zoo import with_vocabulary
 
 CONFIG = "configs/distill/scenes.py"
 DATA = {"seed": 0, "size": 64, "eval_size": 24, "image_size": 32}
-STEPS = 50
+STEPS, HALF = 50, 25
 # All parameters and moments are spread over all devices, however many there are.
 SETTINGS = {
     **{f"data.{key}": value for key, value in DATA.items()},
@@ -33,6 +33,7 @@ SETTINGS = {
     "teacher_entropy": 1.5,
     "optimizer.learning_rate": 1e-3,
     "log_every": 1,
+    "checkpoint.every_steps": HALF,
     "mesh.data": 1,
     "mesh.fsdp": -1,
 }
@@ -83,11 +84,11 @@ class TwoHosts:
                 process.kill()
             process.wait()
 
-    def wait_for(self, workdir, step):
-        """Wait until a step is logged."""
+    def wait_for(self, workdir, steps):
+        """Wait until so many steps are logged."""
         end = time.monotonic() + LIMIT
         while time.monotonic() < end and not self.ended():
-            if any(row["step"] >= step for row in rows_of(workdir)):
+            if len(rows_of(workdir)) >= steps:
                 return
             time.sleep(0.05)
         pytest.fail(self.words())
@@ -180,8 +181,9 @@ def test_two_hosts_leave_what_one_leaves(alone, together):
 def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     alone, teacher, tmp_path
 ):
-    workdir, often = tmp_path / "run", {"checkpoint.every_steps": 2}
-    with TwoHosts(workdir, teacher, **often) as hosts:
+    workdir = tmp_path / "run"
+    settings = {"checkpoint.every_steps": 2, "mesh.data": -1, "mesh.fsdp": 1}
+    with TwoHosts(workdir, teacher, **settings) as hosts:
         hosts.wait_for(workdir, 3)
         hosts.processes[1].send_signal(signal.SIGTERM)
         assert hosts.end() == [143, 143], hosts.words()
@@ -189,25 +191,37 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     stopped = len(losses(workdir))
     assert 3 <= stopped < STEPS
     assert max(int(x.name) for x in (workdir / "checkpoints").iterdir()) == stopped
-    on_one_host(workdir, teacher, **often)
+    on_one_host(workdir, teacher, **settings)
     assert_same_curve(losses(workdir), losses(alone[0]))
 
 
-def test_when_a_host_dies_the_other_says_so_and_stops(alone, teacher, tmp_path):
-    for name in ("killed", "longer"):
-        shutil.copytree(alone[0], tmp_path / name)
-    on_one_host(tmp_path / "longer", teacher, steps=STEPS + 1)
-    workdir = tmp_path / "killed"
+@pytest.fixture
+def half_done(alone, tmp_path):
+    """The run on one device as it was at its first checkpoint."""
+    workdir = tmp_path / "run"
+    shutil.copytree(alone[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    (workdir / "results.json").unlink()
+    metrics = workdir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:HALF]))
+    return workdir
+
+
+def test_two_hosts_go_on_and_when_one_dies_the_other_says_so_and_stops(
+    alone, half_done, teacher
+):
+    options = {"steps": 100 * STEPS}  # There is time to kill one.
     with TwoHosts(
-        workdir, teacher, "--heartbeat_timeout_seconds=5", steps=5000
-    ) as hosts:
-        hosts.wait_for(workdir, STEPS + 3)
-        hosts.processes[1].kill()
-        assert hosts.processes[0].wait(LIMIT) == 1
-    last = hosts.words(0).splitlines()[-1]
+        half_done, teacher, "--heartbeat_timeout_seconds=5", **options
+    ) as two:
+        two.wait_for(half_done, HALF + 3)
+        two.processes[1].kill()
+        assert two.processes[0].wait(LIMIT) == 1
+    last = two.words(0).splitlines()[-1]
     assert last.startswith("kdjax: another host is gone or cannot be reached")
     assert last.endswith(
         "the same command on all hosts goes on from the last checkpoint"
     )
-    went_on = losses(workdir)[: STEPS + 1]
-    assert_same_curve(went_on, losses(tmp_path / "longer"))
+    # From then on the learning rate is that of more steps.
+    assert_same_curve(losses(half_done)[: HALF + 1], losses(alone[0])[: HALF + 1])

@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "easy_vqa"})
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
+    config.teacher_sharding = "replicated"
+    config.teacher_dtype = "auto"
     config.inherit = "none"
     config.inherit_from = "teacher"
     config.text_tower = "own"
@@ -28,6 +30,7 @@ def get_config() -> ConfigDict:
     config.steps = 450
     config.batch_size = 32
     config.optimizer.rates.text = 1.0
+    config.remat.text = "none"
     config.optimizer.learning_rate = 8e-3
     config.optimizer.warmup = 0.25
     config.eval = ConfigDict({"split": "validation"})

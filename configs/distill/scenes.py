@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     )
     config.student = "tiny-8"
     config.teacher = "runs/teacher"
+    config.teacher_sharding = "replicated"
+    config.teacher_dtype = "auto"
     config.inherit = "none"
     config.inherit_from = "teacher"
     config.text_tower = "own"
@@ -36,6 +38,7 @@ def get_config() -> ConfigDict:
     config.steps = 300
     config.batch_size = 64
     config.optimizer.rates.text = 1.0
+    config.remat.text = "none"
     config.optimizer.learning_rate = 4e-3
     config.eval = ConfigDict({"split": "validation"})
     return config

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.steps = 1200
     config.batch_size = 32
     config.optimizer.rates.text = 1.0
+    config.remat.text = "none"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup = 0.2
     config.eval = ConfigDict({"split": "validation"})

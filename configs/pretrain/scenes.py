@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.steps = 600
     config.batch_size = 64
     config.optimizer.rates.text = 1.0
+    config.remat.text = "none"
     config.optimizer.learning_rate = 4e-3
     config.eval = ConfigDict({"split": "validation"})
     return config

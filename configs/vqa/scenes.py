@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     config.tower = "tiny-8"
     config.tower_outputs = "computed"
     config.teacher = ""
+    config.teacher_sharding = "replicated"
+    config.teacher_dtype = "auto"
     config.objectives = ConfigDict({"bce": {}})
     config.tokenizer = "trained"
     config.question_length = 24

@@ -2,10 +2,12 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
@@ -21,7 +23,7 @@ from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.zero_shot import zero_shot_accuracy
 from kdjax.models import CLIPConfig, Params
 from kdjax.objectives import expand
-from kdjax.parallel import host_rows, make_mesh
+from kdjax.parallel import host_rows, make_mesh, replicated
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
@@ -73,9 +75,37 @@ def optimizer_of(config: ConfigDict) -> OptimizerConfig:
     return OptimizerConfig(**given, rates=rates)
 
 
-def program_of(config: ConfigDict, task: Task) -> Program:
-    """Return a task's compiled functions on the config's mesh."""
-    return build_program(task, optimizer_of(config), make_mesh(dict(config.mesh)))
+def program_of(config: ConfigDict, task: Task, frozen: Frozen = None) -> Program:
+    """Return a task's compiled functions on the config's mesh.
+
+    Args:
+        config: of the run.
+        task: what is trained.
+        frozen: what the step takes as it is, where it lies on the mesh.
+    """
+    places = jax.tree.map(lambda x: x.sharding, frozen)
+    return build_program(
+        task, optimizer_of(config), make_mesh(dict(config.mesh)), places
+    )
+
+
+def placed(frozen: Frozen, mesh: Mesh) -> Frozen:
+    """Return frozen arrays with those that are nowhere on the mesh on all of it."""
+
+    def place(x: jax.Array) -> jax.Array:
+        there = getattr(x.sharding, "mesh", None) == mesh
+        return x if there else jax.device_put(x, replicated(mesh))
+
+    return jax.tree.map(place, frozen)
+
+
+def say_unsplit(reporter: Reporter, whose: str, unsplit: Sequence[str]) -> None:
+    """Say in one line what was to be split and is whole on every device, if any is."""
+    if unsplit:
+        reporter.say(
+            f"{whose}: whole on every device, for it does not divide: "
+            f"{', '.join(unsplit)}"
+        )
 
 
 def fit(
@@ -90,6 +120,9 @@ def fit(
 ) -> tuple[TrainState, float]:
     """Train a task as the config says; return the final state and the seconds."""
     mesh = make_mesh(dict(config.mesh))
+    frozen = placed(frozen, mesh)
+    program = program_of(config, task, frozen)
+    say_unsplit(reporter, label, program.unsplit)
     loop = LoopConfig(
         seed=config.seed,
         steps=config.steps,
@@ -99,7 +132,7 @@ def fit(
     )
     with wandb_run(config.wandb, workdir.run, to_plain(config)) as watch:
         return train(
-            program_of(config, task),
+            program,
             loop,
             batches=batches,
             mesh=mesh,

@@ -11,6 +11,7 @@ from kdjax.commands.common import (
     own_rows,
     program_of,
     put_into,
+    say_unsplit,
     score_zero_shot,
     source_of,
     tokenizer_of,
@@ -18,7 +19,9 @@ from kdjax.commands.common import (
 from kdjax.commands.models import (
     TEACHER,
     Compute,
+    NamedModel,
     compute_of,
+    compute_of_teacher,
     fit_vocabulary,
     format_of,
     open_model,
@@ -32,8 +35,8 @@ from kdjax.commands.teacher import Teacher, are_held, check_held, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
-from kdjax.models import CLIPConfig, Params
-from kdjax.parallel import make_mesh
+from kdjax.models import CLIP, CLIPConfig, Params, abstract_of
+from kdjax.parallel import make_mesh, unsplit
 from kdjax.training.tasks import ContrastiveTask
 
 
@@ -58,17 +61,9 @@ def _run(
     compute, mesh = compute_of(config, reporter), make_mesh(dict(config.mesh))
     source = source_of(config, "train")
     student = open_model(student_name, workdir.path, compute, mesh)
-    teachers = [
-        Teacher(name, open_model(name, workdir.path, compute, mesh)) for name in named
-    ]
-    if teachers:
-        student = start(
-            student,
-            teachers[0],
-            by=config.inherit,
-            text_tower=config.text_tower,
-            ancestor=_ancestor(config, workdir, compute, mesh),
-        )
+    if named:
+        student = _begun(config, workdir, student, named[0], compute, mesh)
+    teachers = _teachers(config, workdir, named, compute, mesh, reporter)
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
     student_config = fit_vocabulary(student, tokenizer)
     format_of(student_config)  # it is refused now rather than in the end
@@ -124,14 +119,50 @@ def _run(
     return {**results, "calibrated_scale": scales[0] if len(scales) == 1 else scales}
 
 
-def _ancestor(
-    config: ConfigDict, workdir: Workdir, compute: Compute, mesh: Mesh
-) -> Teacher | None:
-    """Return the model whose weights the student inherits, where it is no teacher."""
-    name = config.inherit_from
-    if name == TEACHER:
-        return None
-    return Teacher(name, open_model(name, workdir.path, compute, mesh))
+def _begun(
+    config: ConfigDict,
+    workdir: Workdir,
+    student: NamedModel,
+    teacher: str,
+    compute: Compute,
+    mesh: Mesh,
+) -> NamedModel:
+    """Return the student with what it takes of others, in the precision of its own."""
+    if config.inherit == "none" and config.text_tower == "own":
+        return student
+
+    def whole(name: str) -> Teacher:
+        return Teacher(name, open_model(name, workdir.path, compute, mesh))
+
+    ancestor = config.inherit_from
+    return start(
+        student,
+        whole(teacher),
+        by=config.inherit,
+        text_tower=config.text_tower,
+        ancestor=None if ancestor == TEACHER else whole(ancestor),
+    )
+
+
+def _teachers(
+    config: ConfigDict,
+    workdir: Workdir,
+    named: tuple[str, ...],
+    compute: Compute,
+    mesh: Mesh,
+    reporter: Reporter,
+) -> list[Teacher]:
+    """Return the teachers, held as the config says of frozen ones."""
+    if not named:
+        return []
+    frozen = compute_of_teacher(config, compute)
+    teachers = []
+    for name in named:
+        teacher = Teacher(name, open_model(name, workdir.path, frozen, mesh))
+        shapes = abstract_of(CLIP, teacher.config)
+        say_unsplit(reporter, f"teacher {name}", unsplit(shapes, mesh, frozen.over))
+        teachers.append(teacher)
+    return teachers
 
 
 def check_caption_length(length: int, student: CLIPConfig) -> None:

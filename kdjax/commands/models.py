@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -24,14 +25,16 @@ from kdjax.models import (
     CLIP,
     CLIPConfig,
     Params,
+    VisionConfig,
     VQAConfig,
     VQAModel,
     abstract_of,
     architecture,
     graph_of,
 )
-from kdjax.models.config import Kernel, vqa_config_from_dict
+from kdjax.models.config import Kernel, Remat, vqa_config_from_dict
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
+from kdjax.parallel import FROZEN, SPLIT
 from kdjax.weights import check_format, load_clip, save_clip
 from kdjax.weights.rules import check_tensors
 
@@ -39,6 +42,8 @@ from kdjax.weights.rules import check_tensors
 TEACHER = "teacher"
 # In a model's folder, beside its tokenizer.
 VQA_CONFIG, VQA_WEIGHTS = "vqa.json", "vqa.safetensors"
+# Fused kernels of attention, and the machine that each is for.
+KERNELS = {"cudnn": "gpu", "splash": "tpu"}
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,33 @@ class NamedVQAModel:
 
 @dataclass(frozen=True)
 class Compute:
-    """How forward passes compute.
+    """How a model computes, and how it is held.
 
     Attributes:
         dtype: of activations.
         attention: the kernel.
+        param_dtype: of parameters.
+        vision_remat: what the gradient of the image tower computes again.
+        text_remat: and that of the text tower.
+        over: axes of the mesh that may split the parameters.
     """
 
     dtype: str
     attention: Kernel
+    param_dtype: str = "float32"
+    vision_remat: Remat = "none"
+    text_remat: Remat = "none"
+    over: tuple[str, ...] = SPLIT
 
     def of(self, config: CLIPConfig) -> CLIPConfig:
         """Return a model's config that computes so."""
+        text = replace(config.text, attention=self.attention, remat=self.text_remat)
         return replace(
             config,
             dtype=self.dtype,
-            vision=replace(config.vision, attention=self.attention),
-            text=replace(config.text, attention=self.attention),
+            param_dtype=self.param_dtype,
+            vision=self._of_tower(config.vision),
+            text=text,
         )
 
     def of_vqa(self, config: VQAConfig) -> VQAConfig:
@@ -106,24 +121,50 @@ class Compute:
         return replace(
             config,
             dtype=self.dtype,
+            param_dtype=self.param_dtype,
             attention=self.attention,
-            vision=replace(config.vision, attention=self.attention),
+            vision=self._of_tower(config.vision),
         )
+
+    def _of_tower(self, config: VisionConfig) -> VisionConfig:
+        return replace(config, attention=self.attention, remat=self.vision_remat)
 
 
 def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
-    """Return how a run computes: what its config asks for and this machine can do.
-
-    `dtype` "auto" is bfloat16 on accelerators and float32 on CPUs.
-    """
-    backend = jax.default_backend()
-    dtype, attention = config.dtype, config.attention
-    if dtype == "auto":
-        dtype = "float32" if backend == "cpu" else "bfloat16"
-    if attention == "cudnn" and backend != "gpu":
-        reporter.say(f"attention cudnn needs a GPU and this is a {backend}: using xla")
+    """Return how a run computes: what its config asks for and this machine can do."""
+    backend, attention = jax.default_backend(), config.attention
+    needed = KERNELS.get(attention, backend)
+    if needed != backend:
+        reporter.say(
+            f"attention {attention} needs a {needed.upper()} and this is a {backend}: "
+            "using xla"
+        )
         attention = "xla"
-    return Compute(dtype, attention)
+    remat = config.get("remat", {})
+    return Compute(
+        _dtype(config.dtype),
+        attention,
+        config.get("param_dtype", "float32"),
+        remat.get("vision", "none"),
+        remat.get("text", "none"),
+    )
+
+
+def compute_of_teacher(config: ConfigDict, compute: Compute) -> Compute:
+    """Return how a frozen teacher computes beside a student that computes so.
+
+    It is held in what it computes in, and without gradient it keeps nothing for one.
+    """
+    dtype = _dtype(config.teacher_dtype)
+    over = FROZEN[config.teacher_sharding]
+    return Compute(dtype, compute.attention, dtype, over=over)
+
+
+def _dtype(name: str) -> str:
+    """Return a dtype; "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def open_model(
@@ -271,7 +312,9 @@ def check_name(name: str, workdir: epath.Path) -> None:
 
 
 def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
-    clip = load_clip(directory, mesh=mesh)
+    clip = load_clip(
+        directory, param_dtype=compute.param_dtype, mesh=mesh, over=compute.over
+    )
     params = nnx.to_pure_dict(nnx.state(clip))
     # Of all that a processor knows the tower needs most; it refuses what none can do.
     tokenizer = load_processor(directory).tokenizer
@@ -360,7 +403,11 @@ def save_vqa_model(
 
     directory = workdir / MODEL
     make_folder(directory)
-    flat = flatten_dict(jax.device_get(whole(params)), sep="/")
+    # What reads it again knows no bfloat16.
+    flat = {
+        name: np.asarray(x, np.float32)
+        for name, x in flatten_dict(jax.device_get(whole(params)), sep="/").items()
+    }
     write_whole(directory / VQA_WEIGHTS, save(flat))
     write_whole(directory / VQA_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     tokenizer.save(directory, config["model"]["question_length"])
@@ -379,10 +426,9 @@ def load_vqa_model(directory: epath.Path, compute: Compute) -> NamedVQAModel:
     try:
         saved = json.loads((directory / VQA_CONFIG).read_text())
         flat = load((directory / VQA_WEIGHTS).read_bytes())
-        config = vqa_config_from_dict(saved["model"])
-        expected = flatten_dict(
-            nnx.to_pure_dict(abstract_of(VQAModel, config)), sep="/"
-        )
+        config = compute.of_vqa(vqa_config_from_dict(saved["model"]))
+        abstract = nnx.to_pure_dict(abstract_of(VQAModel, config))
+        expected = flatten_dict(abstract, sep="/")
         check_tensors(_shapes(flat), _shapes(expected))
         about = {k: saved[k] for k in ("questions_per_image", "blank")}
         answers = tuple(saved["answers"])
@@ -393,8 +439,9 @@ def load_vqa_model(directory: epath.Path, compute: Compute) -> NamedVQAModel:
             f"the VQA model in {directory} is damaged ({error}): remove results.json "
             "of its run, and the same command saves it again"
         ) from error
-    params, tokenizer = unflatten_dict(flat, sep="/"), load_tokenizer(str(directory))
-    return NamedVQAModel(compute.of_vqa(config), params, tokenizer, answers, **about)
+    held = {name: x.astype(expected[name].dtype) for name, x in flat.items()}
+    params, tokenizer = unflatten_dict(held, sep="/"), load_tokenizer(str(directory))
+    return NamedVQAModel(config, params, tokenizer, answers, **about)
 
 
 def _shapes(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from kdjax.errors import UserError
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
-from kdjax.parallel import check_rows, make_mesh
+from kdjax.parallel import FROZEN, check_rows, make_mesh
 from kdjax.training.optimizer import SCHEDULES
 from kdjax.training.rules import RULES
 
@@ -134,13 +134,19 @@ ELSEWHERE = None
 Schema = Mapping[str, Any]
 
 DATA = {"data": Kind(Mapping, "a mapping with a name"), "eval": {"split": ELSEWHERE}}
+DTYPE = Choice(("auto", "float32", "bfloat16"))
 COMPUTE = {
-    "dtype": Choice(("auto", "float32", "bfloat16")),
-    "attention": Choice(("xla", "cudnn")),
+    "dtype": DTYPE,
+    "attention": Choice(("xla", "cudnn", "splash")),
 }
+REMAT = Choice(("none", "dots", "full"))
+# Of a frozen teacher: where it lives, and in what it is held and computes.
+FROZEN_TEACHER = {"teacher_sharding": Choice(tuple(FROZEN)), "teacher_dtype": DTYPE}
 TRAINING: dict[str, Any] = {
     **DATA,
     **COMPUTE,
+    "param_dtype": Choice(("float32", "bfloat16")),
+    "remat": {"vision": REMAT},
     "tokenizer": NAME,
     "seed": SEED,
     "steps": Number(0, whole=True),
@@ -167,6 +173,7 @@ TRAINING: dict[str, Any] = {
 }
 CONTRASTIVE = {
     **TRAINING,
+    "remat": {"vision": REMAT, "text": REMAT},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
 }
@@ -174,6 +181,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},
     "distill": {
         **CONTRASTIVE,
+        **FROZEN_TEACHER,
         "student": NAME,
         "teacher": NAME,
         "inherit": Choice(("none", "index", "magnitude")),
@@ -192,6 +200,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "vqa": {
         **TRAINING,
+        **FROZEN_TEACHER,
         "tower": NAME,
         "tower_outputs": OUTPUTS,
         "teacher": NAME_OR_NONE,

@@ -14,17 +14,19 @@ from kdjax.commands.common import (
     own_rows,
     program_of,
     put_into,
+    say_unsplit,
     source_of,
     tokenizer_of,
 )
 from kdjax.commands.models import (
     Compute,
     compute_of,
+    compute_of_teacher,
     open_model,
     save_vqa_model,
 )
 from kdjax.commands.reporter import Reporter
-from kdjax.commands.vqa_teacher import open_teacher
+from kdjax.commands.vqa_teacher import TaughtAnswers, open_teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import all_images, vqa_batches, vqa_evaluation_batches
 from kdjax.data.records import Source
@@ -34,7 +36,7 @@ from kdjax.evaluation.embedding import BATCH
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
 from kdjax.models import CLIPConfig, Params, VQAConfig, VQAModel, abstract_of
 from kdjax.models.config import to_dict
-from kdjax.parallel import make_mesh
+from kdjax.parallel import make_mesh, unsplit
 from kdjax.training.rates import moves
 from kdjax.training.tasks import VQATask
 
@@ -50,6 +52,22 @@ def _open_tower(
     return model.config, None if model.params is None else model.params["vision"]
 
 
+def _open_teacher(
+    config: ConfigDict,
+    workdir: Workdir,
+    compute: Compute,
+    answers: Sequence[str],
+    reporter: Reporter,
+) -> TaughtAnswers:
+    """Return the teacher that `config.teacher` names, held as frozen ones are."""
+    mesh, frozen = make_mesh(dict(config.mesh)), compute_of_teacher(config, compute)
+    teacher = open_teacher(config.teacher, workdir.path, frozen, answers, mesh)
+    if teacher.config is not None:
+        shapes = abstract_of(VQAModel, teacher.config)
+        say_unsplit(reporter, "teacher", unsplit(shapes, mesh, frozen.over))
+    return teacher
+
+
 def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, Any]:
     """Train a VQA model on the tower that `config.tower` names, and score it.
 
@@ -58,13 +76,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
     tower_config, tower = _open_tower(config, workdir, compute)
-    teacher = open_teacher(
-        config.teacher,
-        workdir.path,
-        compute,
-        source.answers,
-        make_mesh(dict(config.mesh)),
-    )
+    teacher = _open_teacher(config, workdir, compute, source.answers, reporter)
     blank = config.data.get("blank", False)
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
@@ -77,9 +89,10 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
 
     held = None
     if config.tower_outputs == "held":
-        student = _frozen_tower(config, task, reporter, warm_start)
-        held = _hold_tokens({**student, **teacher.towers}, source, blank)
-        teacher = teacher.without_tower()
+        towers, teacher = teacher.towers, teacher.without_tower()
+        student = _frozen_tower(config, task, teacher, reporter, warm_start)
+        held = _hold_tokens({**student, **towers}, source, blank)
+        del towers
     batches = vqa_batches(
         source,
         {"student": (tokenizer, config.question_length), **teacher.tokenizers},
@@ -145,6 +158,7 @@ def _model(
         num_answers=num_answers,
         attention=compute.attention,
         dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
         **config.head,
     )
 
@@ -152,6 +166,7 @@ def _model(
 def _frozen_tower(
     config: ConfigDict,
     task: VQATask,
+    teacher: TaughtAnswers,
     reporter: Reporter,
     warm_start: Callable[[Params], Params],
 ) -> dict[str, tuple[Params, VQAConfig]]:
@@ -164,7 +179,8 @@ def _frozen_tower(
             "the student's learns: computing its outputs in every step"
         )
         return {}
-    begun = program_of(config, task).init(config.seed, config.steps)
+    program = program_of(config, task, teacher.params)
+    begun = program.init(config.seed, config.steps)
     kept = warm_start(begun.params)["model"]["vision"]
     return {"student": (kept, task.model)}
 

@@ -82,7 +82,7 @@ def open_teacher(
     Args:
         name: a finished run of `kdjax vqa`, or nothing.
         workdir: of the run that asks.
-        compute: how the teacher computes.
+        compute: how the teacher computes, and over what it is split.
         answers: the student's, in its order.
         mesh: where the weights go.
 
@@ -99,7 +99,7 @@ def open_teacher(
         )
     config = replace(model.config, num_answers=len(answers))
     params = _with_answers(name, model, answers)
-    shardings = parameter_shardings(abstract_of(VQAModel, config), mesh)
+    shardings = parameter_shardings(abstract_of(VQAModel, config), mesh, compute.over)
     return TaughtAnswers(
         config,
         jax.device_put(params, shardings),

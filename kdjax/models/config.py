@@ -14,7 +14,8 @@ from kdjax.preprocessing import (
 )
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
-Kernel = Literal["xla", "cudnn"]
+Kernel = Literal["xla", "cudnn", "splash"]
+Remat = Literal["none", "dots", "full"]
 ImagePooling = Literal["class", "mean", "attention"]
 TextPooling = Literal["eos", "argmax", "last"]
 
@@ -47,7 +48,10 @@ class TransformerConfig:
         mlp_width: hidden width of the MLP.
         activation: of the MLP.
         norm_epsilon: of every layer norm.
-        attention: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+        attention: "xla"; or a fused kernel, "cudnn" of NVIDIA GPUs, or "splash" of
+            TPUs, which is for training and not used outside of a step.
+        remat: what of a block is computed again for the gradient instead of kept:
+            "none"; "dots", all but what its linear maps say; "full", all of it.
     """
 
     width: int
@@ -57,6 +61,7 @@ class TransformerConfig:
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-5
     attention: Kernel = "xla"
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         check_counts(self, "width", "num_heads", "mlp_width")
@@ -215,7 +220,7 @@ class VQAConfig:
         layers: cross-attention blocks.
         num_heads: of the fusion's attention.
         num_answers: classes.
-        attention: "xla" or "cudnn", of the fusion.
+        attention: of the question encoder and the fusion, as that of a tower.
         dtype: in which the forward pass computes.
         param_dtype: in which parameters are held.
     """

@@ -15,6 +15,7 @@ from kdjax.models.transformer import (
     Transformer,
     linear,
     partitioned,
+    positions,
 )
 
 
@@ -90,7 +91,7 @@ class VisionTower(nnx.Module):
             if config.class_token
             else None
         )
-        self.position_embedding = nnx.Param(
+        self.position_embedding = positions(
             normal(rngs.params(), (config.num_positions, width), **param)
         )
         norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
@@ -191,7 +192,7 @@ class TextTower(nnx.Module):
             **dtypes,
             rngs=rngs,
         )
-        self.position_embedding = nnx.Param(
+        self.position_embedding = positions(
             nnx.initializers.normal(0.01)(
                 rngs.params(),
                 (config.context_length, config.width),
@@ -218,12 +219,9 @@ class TextTower(nnx.Module):
         x = self.token_embedding(input_ids)
         x = x + self.position_embedding[:length].astype(x.dtype)
         mask = None
-        if self.config.causal:
-            mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if attention_mask is not None:
-            seen = attention_mask[:, None, None, :].astype(bool)
-            mask = seen if mask is None else mask & seen
-        x, trace = self.transformer(x, mask)
+            mask = attention_mask[:, None, None, :].astype(bool)
+        x, trace = self.transformer(x, mask, causal=self.config.causal)
         x = self.final_norm(x)
         return Pooled(x[jnp.arange(len(x)), self._place(input_ids)], x, trace)
 

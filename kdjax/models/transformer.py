@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from kdjax.models.config import Kernel, TransformerConfig
+from kdjax.models.config import Kernel, Remat, TransformerConfig
+from kdjax.models.splash import on_mesh, splits
 
 
 class Trace(NamedTuple):
@@ -35,6 +36,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# What of a block is kept for its gradient. Of "dots" it is what linear maps say, and no
+# products with batch dimensions: attention's are large, and cheap to compute again.
+KEPT: dict[Remat, Callable[..., bool]] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 # Up to here an unrolled scan compiles as fast as a loop and is faster on CPUs.
 SHORT = 2
 
@@ -44,26 +53,42 @@ def short_stack(layers: int) -> bool:
     return layers <= SHORT
 
 
-def partitioned(initializer: Callable[..., Array], *axes: str | None) -> Any:
-    """Return the initializer with logical axis names for the sharding table."""
-    return nnx.with_partitioning(initializer, axes, eager_sharding=False)
+def partitioned(
+    initializer: Callable[..., Array], *axes: str | None, heads: int | None = None
+) -> Any:
+    """Return the initializer with logical axis names for the sharding table.
+
+    Args:
+        initializer: of a parameter.
+        axes: a name for each of its dimensions.
+        heads: of attention, that make up the axis of that name.
+    """
+    return nnx.with_partitioning(initializer, axes, eager_sharding=False, heads=heads)
+
+
+def positions(embedding: Float[Array, "N W"]) -> nnx.Param:
+    """Return a position embedding as a parameter."""
+    axes = ("position", "embed")
+    return nnx.Param(embedding, out_sharding=axes, eager_sharding=False)
 
 
 def linear(
     in_width: int,
     out_width: int,
-    axes: tuple[str, str],
+    axes: tuple[str, ...],
     dtypes: dict[str, Any],
     rngs: nnx.Rngs,
     use_bias: bool = True,
+    heads: int | None = None,
 ) -> nnx.Linear:
     """Return a linear layer whose kernel [in, out] has logical `axes`."""
+    kernel = nnx.initializers.normal(in_width**-0.5)
     return nnx.Linear(
         in_width,
         out_width,
         use_bias=use_bias,
-        kernel_init=partitioned(nnx.initializers.normal(in_width**-0.5), *axes),
-        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1]),
+        kernel_init=partitioned(kernel, *axes, heads=heads),
+        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1], heads=heads),
         **dtypes,
         rngs=rngs,
     )
@@ -83,10 +108,14 @@ class Attention(nnx.Module):
     ) -> None:
         self.num_heads = num_heads
         self.kernel = kernel
-        self.query = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.key = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.value = linear(width, width, ("embed", "heads"), dtypes, rngs)
-        self.out = linear(width, width, ("heads", "embed"), dtypes, rngs)
+
+        def layer(*axes: str) -> nnx.Linear:
+            return linear(width, width, axes, dtypes, rngs, heads=num_heads)
+
+        self.query = layer("embed", "heads")
+        self.key = layer("embed", "heads")
+        self.value = layer("embed", "heads")
+        self.out = layer("heads", "embed")
 
     def __call__(
         self,
@@ -94,8 +123,17 @@ class Attention(nnx.Module):
         context: Float[Array, "B M W"] | None = None,
         mask: Bool[Array, "#B 1 #N M"] | None = None,
         with_map: bool = False,
+        causal: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N M"] | None]:
-        """Return the attended queries, and the attention map when asked for it."""
+        """Return the attended queries, and the attention map when asked for it.
+
+        Args:
+            x: queries.
+            context: what they look at; None for themselves.
+            mask: what each may look at.
+            with_map: whether the map is wanted.
+            causal: whether each may only look at those up to its own place.
+        """
         context = x if context is None else context
 
         def heads(y: Float[Array, "B L W"]) -> Float[Array, "B L H D"]:
@@ -103,20 +141,46 @@ class Attention(nnx.Module):
 
         query, key = heads(self.query(x)), heads(self.key(context))
         value = heads(self.value(context))
-        attended = jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation=self.kernel
-        )
-        attention = _attention_map(query, key, mask) if with_map else None
+        attended = _attended(query, key, value, mask, causal, self.kernel)
+        attention = _attention_map(query, key, mask, causal) if with_map else None
         return self.out(attended.reshape(x.shape)), attention
+
+
+def _attended(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    value: Float[Array, "B M H D"],
+    mask: Bool[Array, "#B 1 #N M"] | None,
+    causal: bool,
+    kernel: Kernel,
+) -> Float[Array, "B N H D"]:
+    """Return what queries attend to, by a kernel, or by XLA where splash cannot."""
+    if kernel != "splash":
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=causal, implementation=kernel
+        )
+    split = splits(query)
+    same_for_all = mask is None or mask.shape[2] == 1
+    if split is None or key.shape != query.shape or not same_for_all:
+        return _attended(query, key, value, mask, causal, "xla")
+    rows = query.shape[:2]
+    seen = (
+        jnp.ones(rows, bool) if mask is None else jnp.broadcast_to(mask[:, 0, 0], rows)
+    )
+    return on_mesh(query, key, value, seen, split, causal=causal)
 
 
 def _attention_map(
     query: Float[Array, "B N H D"],
     key: Float[Array, "B M H D"],
     mask: Bool[Array, "#B 1 #N M"] | None,
+    causal: bool,
 ) -> Float[Array, "B H N M"]:
     logits = jnp.einsum("bnhd,bmhd->bhnm", query, key) * query.shape[-1] ** -0.5
     logits = logits.astype(jnp.float32)
+    if causal:
+        past = jnp.tril(jnp.ones(logits.shape[2:], bool))
+        mask = past if mask is None else mask & past
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(logits)
@@ -164,10 +228,11 @@ class Block(nnx.Module):
         x: Float[Array, "B N W"],
         mask: Bool[Array, "#B 1 #N N"] | None = None,
         with_map: bool = False,
+        causal: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N N"] | None]:
         """Return the next residual stream and, when asked, the attention map."""
         attended, attention = self.attention(
-            self.attention_norm(x), mask=mask, with_map=with_map
+            self.attention_norm(x), mask=mask, with_map=with_map, causal=causal
         )
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), attention
@@ -189,27 +254,34 @@ class Transformer(nnx.Module):
 
         self.blocks = stack(rngs)
         self.layers = config.layers
+        self.remat = config.remat
 
     def __call__(
         self,
         x: Float[Array, "B N W"],
         mask: Bool[Array, "#B 1 #N N"] | None = None,
         *,
+        causal: bool = False,
         hidden: Sequence[int] = (),
         attention: Sequence[int] = (),
     ) -> tuple[Float[Array, "B N W"], Trace]:
         """Return the last residual stream, and a trace of these layers, from 0."""
+        unrolled = short_stack(self.layers)
 
-        @nnx.scan(
-            in_axes=(nnx.Carry, 0),
-            out_axes=(nnx.Carry, 0),
-            unroll=short_stack(self.layers),
-        )
         def step(x: Array, block: Block) -> tuple[Array, Trace]:
-            x, attended = block(x, mask, with_map=bool(attention))
+            x, attended = block(x, mask, bool(attention), causal)
             return x, Trace(x if hidden else None, attended)
 
-        x, trace = step(x, self.blocks)
+        if self.remat in KEPT:
+            # Inside a loop nothing could merge what is computed twice.
+            step = nnx.remat(step, policy=KEPT[self.remat], prevent_cse=unrolled)
+        scan = nnx.scan(
+            step,
+            in_axes=(nnx.Carry, 0),
+            out_axes=(nnx.Carry, 0),
+            unroll=unrolled,
+        )
+        x, trace = scan(x, self.blocks)
         return x, Trace(_of(trace.hidden, hidden), _of(trace.attention, attention))
 
 

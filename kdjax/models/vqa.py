@@ -14,6 +14,7 @@ from kdjax.models.transformer import (
     Transformer,
     linear,
     partitioned,
+    positions,
     short_stack,
 )
 
@@ -33,7 +34,7 @@ class QuestionEncoder(nnx.Module):
             **dtypes,
             rngs=rngs,
         )
-        self.position_embedding = nnx.Param(
+        self.position_embedding = positions(
             nnx.initializers.normal(0.02)(
                 rngs.params(),
                 (config.question_length, width),

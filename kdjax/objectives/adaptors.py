@@ -35,8 +35,8 @@ class Adaptor(nnx.Module):
             )
 
         self.norm = nnx.LayerNorm(in_width, use_fast_variance=False, rngs=rngs)
-        self.up = linear(in_width, ("embed_in", "mlp"))
-        self.down = linear(out_width, ("mlp", "embed_out"))
+        self.up = linear(in_width, ("embed", "mlp"))
+        self.down = linear(out_width, ("mlp", "embed"))
         self.standard = nnx.data(Rotation(out_width) if standard else None)
 
     def __call__(self, tokens: Float[Array, "B N W"]) -> Float[Array, "B N W2"]:
@@ -49,7 +49,9 @@ class Rotation(nnx.Module):
 
     def __init__(self, width: int) -> None:
         self.mean = Statistic(jnp.zeros(width))
-        self.matrix = Statistic(jnp.eye(width))
+        self.matrix = Statistic(
+            jnp.eye(width), out_sharding=("embed", "joint"), eager_sharding=False
+        )
 
     def __call__(self, x: Float[Array, "... W"]) -> Float[Array, "... W"]:
         """Return (x - mean) matrix."""

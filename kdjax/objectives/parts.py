@@ -22,7 +22,7 @@ class Heads(nnx.Module):
     def __init__(self, in_width: int, out_width: int, *, rngs: nnx.Rngs) -> None:
         def head() -> nnx.Linear:
             kernel = nnx.initializers.normal(in_width**-0.5)
-            axes = ("embed_in", "embed_out")
+            axes = ("embed", "joint")
             return nnx.Linear(
                 in_width,
                 out_width,

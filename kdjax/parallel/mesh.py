@@ -1,11 +1,15 @@
 """The device mesh, and a host's batch as its share of a global array."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import (
+    create_device_mesh,
+    create_hybrid_device_mesh,
+)
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int64
 
@@ -15,13 +19,35 @@ from kdjax.parallel.sharding import BATCH_AXES
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """Return a mesh over all devices from the sizes of its axes; one may be -1.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """Return a mesh from the sizes of its axes, one of which may be -1.
+
+    Of several TPU slices each has its part of `data`, the axis that says least to
+    others, and whole copies of the axes that say more.
+
+    Args:
+        sizes: of data, fsdp and tensor.
+        devices: to take, those of a topology that is not there too; None for all.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or data cannot
+            be split over the slices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    shape = _shape(sizes, len(devices))
+    slices = len({_slice(device) for device in devices})
+    if slices > 1:
+        inside, across = over_slices(shape, slices)
+        grid = create_hybrid_device_mesh(
+            inside, across, devices, allow_split_physical_axes=True
+        )
+    else:
+        grid = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _shape(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
+    """Return the sizes of the axes of a mesh of so many devices."""
     shape = [sizes[axis] for axis in AXES]
     known = math.prod(size for size in shape if size != -1)
     if shape.count(-1) == 1 and known > 0 and count % known == 0:
@@ -32,7 +58,29 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
             f"{named} does not fit {count} devices: sizes must multiply to {count}, "
             "and one of them may be -1"
         )
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(shape)
+
+
+def _slice(device: Any) -> int:
+    # Those of GPUs are their hosts, in whose order they come anyway.
+    return getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+
+
+def over_slices(
+    shape: tuple[int, ...], slices: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the mesh inside a slice and the mesh of slices, whose product is `shape`.
+
+    Raises:
+        UserError: data, the first axis, cannot be split over the slices.
+    """
+    data, *rest = shape
+    if data % slices:
+        raise UserError(
+            f"mesh.data {data} cannot be split over {slices} slices: choose a multiple "
+            f"of {slices}, and smaller mesh.fsdp or mesh.tensor"
+        )
+    return (data // slices, *rest), (slices, *(1,) * len(rest))
 
 
 def check_rows(key: str, rows: int, mesh: Mesh) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from kdjax.models import Params
-from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
+from kdjax.parallel import BATCH_AXES, replicated, state_shardings, unsplit
 from kdjax.training.optimizer import (
     OptimizerConfig,
     begin_average,
@@ -64,21 +64,48 @@ class Program:
     Attributes:
         init: (seed, steps) -> state, sharded by the table.
         step: (state, frozen, batch) -> (state, metrics); the state is donated.
+        shapes: of the state.
         shardings: of the state.
+        unsplit: what of the state is whole because the mesh does not divide it.
     """
 
     init: Callable[[int, int], TrainState]
     step: Callable[[TrainState, Frozen, Batch], tuple[TrainState, Any]]
+    shapes: TrainState
     shardings: TrainState
+    unsplit: tuple[str, ...]
 
 
-@functools.lru_cache(maxsize=64)
-def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program:
+def build_program(
+    task: Task, optimizer: OptimizerConfig, mesh: Mesh, frozen: Any = None
+) -> Program:
     """Return the functions of a run; equal arguments give the same compiled ones.
+
+    The step may be lowered with shapes alone, on a mesh of devices that are not there.
+
+    Args:
+        task: what is trained.
+        optimizer: how it moves.
+        mesh: where the arrays live.
+        frozen: shardings of the step's argument of that name; None to take it as it
+            lies.
 
     Raises:
         UserError: a pattern of the optimiser's rates matches no parameter.
     """
+    leaves, structure = jax.tree.flatten(frozen)
+    return _build(task, optimizer, mesh, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _build(
+    task: Task,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    structure: Any,
+    leaves: tuple[NamedSharding, ...],
+) -> Program:
+    """Return the functions of `build_program`, whose arguments can all be hashed."""
     transform = make_optimizer(optimizer)
     module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     graph, abstract = nnx.split(module)
@@ -119,59 +146,33 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         state = TrainState(state.step + 1, state.steps, params, opt_state, ema)
         return state, metrics
 
-    shardings = _state_shardings(
-        jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
-    )
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = jax.eval_shape(init, number, number)
+    shardings = state_shardings(shapes, abstract, mesh)
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     jitted_init = jax.jit(
-        init, out_shardings=shardings, compiler_options=_compiler_options(0)
+        init, out_shardings=shardings, compiler_options=_compiler_options(mesh, 0)
     )
     return Program(
         init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
             step,
-            in_shardings=(shardings, None, rows),
+            in_shardings=(shardings, jax.tree.unflatten(structure, leaves), rows),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
-            compiler_options=_compiler_options(1),
+            compiler_options=_compiler_options(mesh, 1),
         ),
+        shapes=shapes,
         shardings=shardings,
+        unsplit=unsplit(abstract, mesh),
     )
 
 
-def _compiler_options(level: int) -> dict[str, int] | None:
+def _compiler_options(mesh: Mesh, level: int) -> dict[str, int] | None:
     """Return how hard to optimise on a CPU, where small programs mostly wait for LLVM.
 
     At level 1 a step compiles a quarter faster than at the default and runs as fast; an
     initialisation, which runs once, is best not optimised at all.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": level} if on_cpu else None
-
-
-def _state_shardings(
-    state: TrainState, transform: optax.GradientTransformation, params: Any, mesh: Mesh
-) -> TrainState:
-    """Return shardings in which moments and the average lie where parameters do.
-
-    A moment of another form than its parameter's lies whole on every device.
-    """
-    whole = replicated(mesh)
-
-    def place(moment: Any, parameter: Any, sharding: Any) -> Any:
-        if isinstance(moment, optax.MaskedNode):  # there is none of what is frozen
-            return moment
-        return sharding if moment.shape == parameter.shape else whole
-
-    opt_state = optax.tree_map_params(
-        transform,
-        place,
-        state.opt_state,
-        state.params,
-        params,
-        transform_non_params=lambda _: whole,
-        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
-    )
-    return TrainState(
-        whole, whole, params, opt_state, None if state.ema is None else params
-    )

@@ -26,7 +26,7 @@ from kdjax.weights.rules import Path
 
 # A student may have less of these than its teacher.
 SIZES = ("width", "layers", "mlp_width", "context_length", "embed_dim")
-COMPUTE = ("attention", "dtype", "param_dtype")
+COMPUTE = ("attention", "remat", "dtype", "param_dtype")
 # These may differ: positions are resized, and the weight itself is the teacher's.
 FREE = ("image_size", "logit_scale_init", *COMPUTE)
 # What a student keeps of its own where its structure is the teacher's.

@@ -13,7 +13,7 @@ from kdjax.weights import hugging_face, open_clip
 from kdjax.weights.rules import Rule
 
 # What a config says besides the structure.
-INITIAL_OR_COMPUTE = ("logit_scale_init", "attention", "dtype", "param_dtype")
+INITIAL_OR_COMPUTE = ("logit_scale_init", "attention", "remat", "dtype", "param_dtype")
 
 
 class Layout(NamedTuple):

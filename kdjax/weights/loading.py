@@ -1,6 +1,6 @@
 """From a published checkpoint to a CLIP model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from kdjax.errors import UserError
 from kdjax.hub import ABOUT, find_model
 from kdjax.models import CLIP, CLIPConfig, abstract_of, graph_of
-from kdjax.parallel import parameter_shardings
+from kdjax.parallel import SPLIT, parameter_shardings
 from kdjax.preprocessing import image_settings
 from kdjax.weights.files import MSGPACK, open_tensors
 from kdjax.weights.layouts import Layout, layout_of
@@ -43,6 +43,7 @@ def load_clip(
     image_size: int | None = None,
     revision: str | None = None,
     mesh: Mesh | None = None,
+    over: Sequence[str] = SPLIT,
 ) -> CLIP:
     """Return a CLIP or SigLIP model from a directory or from the hub.
 
@@ -58,6 +59,7 @@ def load_clip(
         revision: branch, tag or commit on the hub.
         mesh: where the parameters go, each device getting only its shards; None for
             JAX's default device.
+        over: axes of the mesh over which parameters are split; the rest have copies.
 
     Raises:
         UserError: a file is missing or damaged, the model is of another family, the
@@ -72,7 +74,7 @@ def load_clip(
     config = found if image_size is None else _seeing(found, image_size)
     abstract = nnx.to_pure_dict(abstract_of(CLIP, found))
     rules = layout.rules(found)
-    place = _resized(_placing(config, mesh), found, config)
+    place = _resized(_placing(config, mesh, over), found, config)
     try:
         with open_tensors(path, layout.stem) as tensors:
             given = {
@@ -134,11 +136,11 @@ def _read_config(
         ) from error
 
 
-def _placing(config: CLIPConfig, mesh: Mesh | None) -> Place:
+def _placing(config: CLIPConfig, mesh: Mesh | None, over: Sequence[str]) -> Place:
     """Return what puts a parameter on the mesh, or on the default device."""
     if mesh is None:
         return lambda path, value: jnp.asarray(value)
-    shardings = parameter_shardings(abstract_of(CLIP, config), mesh)
+    shardings = parameter_shardings(abstract_of(CLIP, config), mesh, over)
 
     def place(path: Path, value: np.ndarray) -> jax.Array:
         sharding = leaf_of(shardings, path)

@@ -9,13 +9,21 @@ from etils import epath
 from ml_collections import ConfigDict
 from tokenizers import processors
 
-from kdjax.commands.models import compute_of, fit_vocabulary, open_model, run_of
+from kdjax.commands.common import say_unsplit
+from kdjax.commands.models import (
+    compute_of,
+    compute_of_teacher,
+    fit_vocabulary,
+    open_model,
+    run_of,
+)
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.config import load_config
 from kdjax.data.tokenizer import Tokenizer, train_tokenizer
 from kdjax.errors import UserError
+from kdjax.models import architecture
 
 
 def compute(reporter=None, **changes):
@@ -28,10 +36,35 @@ def test_auto_is_float32_on_a_cpu():
     assert compute(dtype="bfloat16").dtype == "bfloat16"
 
 
-def test_a_kernel_that_is_not_here_falls_back_with_one_line(capsys):
-    assert compute(Reporter(), attention="cudnn").attention == "xla"
+@pytest.mark.parametrize(("kernel", "needs"), [("cudnn", "GPU"), ("splash", "TPU")])
+def test_a_kernel_that_is_not_here_falls_back_with_one_line(kernel, needs, capsys):
+    assert compute(Reporter(), attention=kernel).attention == "xla"
     said = capsys.readouterr().err
-    assert said == "attention cudnn needs a GPU and this is a cpu: using xla\n"
+    assert said == f"attention {kernel} needs a {needs} and this is a cpu: using xla\n"
+
+
+def test_a_frozen_teacher_is_held_in_what_it_computes_in_by_rules_of_its_own():
+    remat = {"vision": "dots", "text": "full"}
+    own = compute(param_dtype="float32", dtype="bfloat16", remat=remat)
+    config = own.of(architecture("nano-16"))
+    assert (config.dtype, config.param_dtype) == ("bfloat16", "float32")
+    assert (config.vision.remat, config.text.remat) == ("dots", "full")
+    for asked, dtype in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        said = {"teacher_dtype": asked, "teacher_sharding": "fsdp"}
+        frozen = compute_of_teacher(ConfigDict(said), own)
+        config = frozen.of(architecture("nano-16"))
+        assert (config.dtype, config.param_dtype) == (dtype, dtype)
+        assert (config.vision.remat, config.text.remat) == ("none", "none")
+        assert frozen.over == ("fsdp",)
+
+
+def test_what_is_whole_is_said_in_one_line_or_not_at_all(capsys):
+    say_unsplit(Reporter(), "distil", ())
+    say_unsplit(Reporter(), "distil", ("heads 3 by mesh.tensor 2", "mlp 5 by x 2"))
+    assert capsys.readouterr().err == (
+        "distil: whole on every device, for it does not divide: "
+        "heads 3 by mesh.tensor 2, mlp 5 by x 2\n"
+    )
 
 
 def test_an_architecture_has_no_weights():

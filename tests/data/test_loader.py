@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from kdjax.data.easy_vqa import EasyVQA
 from kdjax.data.loader import (
@@ -209,13 +208,13 @@ def test_the_state_goes_through_an_orbax_checkpoint(tmp_path):
     for _ in range(3):
         next(iterator)
     with ocp.CheckpointManager(tmp_path) as manager:
-        saved = CheckpointSave(iterator)
+        saved = ocp.args.JsonSave(iterator.get_state())
         manager.save(3, args=ocp.args.Composite(data=saved))
         manager.wait_until_finished()
         expected = next(iterator)
         fresh = iter(vqa())
-        restored = CheckpointRestore(fresh)
-        manager.restore(3, args=ocp.args.Composite(data=restored))
+        wanted = ocp.args.Composite(data=ocp.args.JsonRestore())
+        fresh.set_state(manager.restore(3, args=wanted)["data"])
     assert_same(next(fresh), expected)
 
 

@@ -1,10 +1,13 @@
 """Attention and activations by hand, and a stack that is its blocks one by one."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from models.sample import drawn
 from scipy.special import erf, expit
 
@@ -139,3 +142,42 @@ def test_nothing_is_traced_unless_asked_for(transformer):
     out, trace = nnx.jit(lambda module, x: module(x))(transformer, tokens())
     assert trace == (None, None)
     np.testing.assert_allclose(out, show((0,), transformer, tokens())[0], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """A deep stack's values, gradients and bytes kept for them, by what is kept."""
+    config = TransformerConfig(width=16, layers=12, num_heads=2, mlp_width=64)
+    module = drawn(lambda: Transformer(config, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+    params = nnx.state(module)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 16)), jnp.float32)
+
+    def of(remat):
+        other = replace(config, remat=remat)
+        graph = nnx.graphdef(
+            nnx.eval_shape(lambda: Transformer(other, dtypes=DTYPES, rngs=nnx.Rngs(0)))
+        )
+
+        def loss(params, x):
+            return jnp.square(nnx.merge(graph, params)(x)[0]).mean()
+
+        lowered = jax.jit(jax.value_and_grad(loss)).lower(params, x)
+        compiled = lowered.compile({"xla_backend_optimization_level": 0})
+        kept = compiled.memory_analysis().temp_size_in_bytes
+        value, gradients = compiled(params, x)
+        return value, ravel_pytree(gradients)[0], kept
+
+    return {remat: of(remat) for remat in ("none", "dots", "full")}
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_computed_again_is_the_same(gradients, remat):
+    (expected, by_none, _), (found, by_remat, _) = gradients["none"], gradients[remat]
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    far = jnp.linalg.norm(by_remat - by_none) / jnp.linalg.norm(by_none)
+    assert float(far) < 1e-6
+
+
+def test_the_more_is_computed_again_the_less_is_kept(gradients):
+    none, dots, full = (gradients[remat][2] for remat in ("none", "dots", "full"))
+    assert full < dots / 2 < none / 4

@@ -21,7 +21,13 @@ from flax import nnx
 from objectives import answers, oracle, oracle_classes, oracle_tokens
 from objectives.forms import Spec
 
-from kdjax.parallel import make_mesh, parameter_shardings, replicated, to_global
+from kdjax.parallel import (
+    host_rows,
+    make_mesh,
+    parameter_shardings,
+    replicated,
+    to_global,
+)
 
 TESTS = Path(__file__).parents[1]
 BATCH, STUDENT, TEACHER, CLASSES = 48, 8, 12, 5
@@ -158,11 +164,9 @@ def inputs(batch: int) -> dict[str, np.ndarray]:
 
 def on_mesh(x: Mapping[str, np.ndarray], mesh: Any) -> dict[str, Any]:
     """Return what both sides say, each process giving its own rows."""
-
-    def own(rows: np.ndarray) -> np.ndarray:
-        return np.split(rows, jax.process_count())[jax.process_index()]
-
-    rows = to_global({name: own(x[name]) for name in x if x[name].ndim}, mesh)
+    arrays = {name: array for name, array in x.items() if array.ndim}
+    own = {name: x[host_rows(len(x), mesh)] for name, x in arrays.items()}
+    rows = to_global(own, mesh)
     whole = {name: x[name] for name in x if not x[name].ndim}
     return rows | jax.device_put(whole, replicated(mesh))
 

@@ -1,15 +1,17 @@
-"""Meshes from their sizes, and where parameters go."""
+"""Meshes from their sizes, of one slice and of several."""
+
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from kdjax.errors import UserError
-from kdjax.parallel import make_mesh, to_global
-from kdjax.parallel.sharding import partition_spec
+from kdjax.parallel import host_rows, make_mesh, to_global
 
-MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+
+def named(sizes):
+    return dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
 
 
 def test_one_size_may_be_left_to_the_number_of_devices():
@@ -25,22 +27,50 @@ def test_one_size_may_be_left_to_the_number_of_devices():
     "sizes", [(-1, -1, 1), (0, 1, 1), (3, 1, 1), (-1, 7, 1), (-2, 1, 1)]
 )
 def test_sizes_that_do_not_fit_are_refused(sizes):
-    named = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
     with pytest.raises(UserError, match=r"does not fit \d+ devices"):
-        make_mesh(named)
+        make_mesh(named(sizes))
 
 
-def test_a_dimension_goes_where_the_table_says_if_it_divides():
-    axes = ("layers", "embed", "mlp")
-    assert partition_spec(axes, (3, 8, 32), MESH) == PartitionSpec(
-        None, "fsdp", "tensor"
-    )
-    assert partition_spec(axes, (3, 6, 32), MESH) == PartitionSpec(None, None, "tensor")
-    assert partition_spec((None,), (8,), MESH) == PartitionSpec(None)
+@dataclass(frozen=True)
+class Chip:
+    """What `jax.experimental.mesh_utils` asks of a TPU's device."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+    core_on_chip: int = 0
+    process_index: int = 0
 
 
-def test_a_batch_keeps_its_rows():
+def chips(slices, side=2):
+    places = [(x, y, 0) for y in range(side) for x in range(side)]
+    return [
+        Chip(slice * len(places) + place, slice, at)
+        for slice in range(slices)
+        for place, at in enumerate(places)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(-1, 2, 1), (4, 2, 1), (2, 1, 4), (8, 1, 1)])
+def test_data_goes_over_the_slices_and_the_other_axes_stay_inside(sizes):
+    mesh = make_mesh(named(sizes), chips(slices=2))
+    assert mesh.devices.shape == tuple(8 // 2 if s == -1 else s for s in sizes)
+    half = mesh.devices.shape[0] // 2
+    for slice, part in enumerate((mesh.devices[:half], mesh.devices[half:])):
+        assert {chip.slice_index for chip in part.flat} == {slice}
+
+
+def test_a_mesh_that_does_not_divide_over_the_slices_is_refused():
+    with pytest.raises(UserError, match=r"mesh.data 1 cannot be split over 2 slices"):
+        make_mesh(named((1, 8, 1)), chips(slices=2))
+    assert make_mesh(named((1, 4, 1)), chips(slices=1)).shape["fsdp"] == 4
+
+
+def test_one_host_has_all_rows_of_a_batch_and_they_stay():
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    np.testing.assert_array_equal(host_rows(4, mesh), np.arange(4))
     batch = {"x": np.arange(8).reshape(4, 2), "text": {"student": np.ones((4, 3))}}
     put = to_global(batch, mesh)
     np.testing.assert_array_equal(put["x"], batch["x"])
