@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from kdjax.models import Params
 from kdjax.parallel import BATCH_AXES, parameter_shardings, replicated
+from kdjax.training.diagnostics import logit_scale_of, norms_of
 from kdjax.training.optimizer import (
     OptimizerConfig,
     clamp_logit_scale,
@@ -34,12 +35,16 @@ class TrainState:
         steps: updates in all, which the learning rate follows.
         params: nested dicts of what is trained, the objective's parameters included.
         opt_state: the optimiser's.
+        skipped: updates that were not made, for their loss or gradient was not finite.
+        skipped_in_a_row: those of the last steps.
     """
 
     step: Any
     steps: Any
     params: Any
     opt_state: Any
+    skipped: Any
+    skipped_in_a_row: Any
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,17 @@ class Program:
     """A task's compiled functions on a mesh.
 
     Attributes:
+        task: that they are of.
+        optimizer: that they are of.
+        mesh: that they are for.
         init: (seed, steps) -> state, sharded by the table.
         step: (state, frozen, batch) -> (state, metrics); the state is donated.
         shardings: of the state.
     """
 
+    task: Task
+    optimizer: OptimizerConfig
+    mesh: Mesh
     init: Callable[[int, int], TrainState]
     step: Callable[[TrainState, Frozen, Batch], tuple[TrainState, Any]]
     shardings: TrainState
@@ -67,7 +78,8 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
     def init(seed: Array, steps: Array) -> TrainState:
         state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
         params = nnx.to_pure_dict(state)
-        return TrainState(jnp.int32(0), steps, params, transform.init(params))
+        zero = jnp.int32(0)
+        return TrainState(zero, steps, params, transform.init(params), zero, zero)
 
     def step(
         state: TrainState, frozen: Frozen, batch: Batch
@@ -85,13 +97,21 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         rate = learning_rate(optimizer, state.step, state.steps)
         updates = optax.tree.scale(rate, updates)
         params = clamp_logit_scale(optax.apply_updates(state.params, updates))
+        moved = replace(state, params=params, opt_state=opt_state)
+        norms = norms_of(grads, "grad_norm")
+        finite = jnp.isfinite(value) & jnp.isfinite(norms["grad_norm"])
+        after = _unless_skipped(finite, moved, state)
         metrics = {
             "loss": value,
             **terms,
-            "grad_norm": optax.tree.norm(grads),
+            **norms,
+            **norms_of(after.params, "param_norm"),
+            **logit_scale_of(after.params),
             "learning_rate": rate,
+            "skipped": after.skipped,
+            "skipped_in_a_row": after.skipped_in_a_row,
         }
-        return TrainState(state.step + 1, state.steps, params, opt_state), metrics
+        return after, metrics
 
     shardings = _state_shardings(
         jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
@@ -101,6 +121,9 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         init, out_shardings=shardings, compiler_options=_compiler_options(0)
     )
     return Program(
+        task=task,
+        optimizer=optimizer,
+        mesh=mesh,
         init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
             step,
@@ -135,4 +158,22 @@ def _state_shardings(
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, whole, params, opt_state)
+    return TrainState(whole, whole, params, opt_state, whole, whole)
+
+
+def _unless_skipped(
+    finite: Bool[Array, ""], moved: TrainState, state: TrainState
+) -> TrainState:
+    """Return the state after an update, or that before it; the step counts anyway."""
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+    return replace(
+        kept,
+        step=state.step + 1,
+        skipped=state.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+
+
+def trained_model(state: TrainState) -> Params:
+    """Return the parameters that a run scores and saves."""
+    return state.params["model"]
