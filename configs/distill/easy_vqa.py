@@ -30,5 +30,5 @@ def get_config() -> ConfigDict:
     config.optimizer.text_rate = 1.0
     config.optimizer.learning_rate = 8e-3
     config.optimizer.warmup = 0.25
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

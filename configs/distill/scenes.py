@@ -37,5 +37,5 @@ def get_config() -> ConfigDict:
     config.batch_size = 64
     config.optimizer.text_rate = 1.0
     config.optimizer.learning_rate = 4e-3
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.optimizer.text_rate = 1.0
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup = 0.2
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.optimizer.learning_rate = 4e-3
     config.optimizer.vision_rate = 0.3
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("vqa",)
     return config

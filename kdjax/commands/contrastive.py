@@ -6,10 +6,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
+    Evaluation,
     fit,
     objectives_of,
     put_into,
-    score_zero_shot,
     source_of,
     this_host,
     tokenizer_of,
@@ -31,8 +31,10 @@ from kdjax.commands.teacher import Teacher, are_held, check_held, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
+from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIPConfig, Params
 from kdjax.parallel import make_mesh
+from kdjax.training.steps import trained_model
 from kdjax.training.tasks import ContrastiveTask
 
 
@@ -103,6 +105,14 @@ def _run(
             params = put_into(params, {"objective": of_teacher})
         return params
 
+    evaluation = Evaluation(
+        config.eval.evaluators,
+        Subject(
+            config=student_config,
+            tokenizer=tokenizer,
+            source=source_of(config, config.eval.split),
+        ),
+    )
     state, seconds = fit(
         config,
         workdir,
@@ -110,14 +120,12 @@ def _run(
         iter(batches.map(taught.put) if taught.put else batches),
         reporter,
         "distil" if named else "pretrain",
+        evaluation,
         taught.frozen,
         warm_start,
     )
-    params = state.params["model"]
-    save_model(student_config, params, tokenizer, workdir.path)
-    test = source_of(config, config.eval.split)
-    accuracy = score_zero_shot(params, student_config, tokenizer, test)
-    results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
+    save_model(student_config, trained_model(state), tokenizer, workdir.path)
+    results = {**evaluation.scores(state).results, "seconds": seconds}
     if not named:
         return results
     scales = list(taught.scales)

@@ -1,11 +1,12 @@
 """`kdjax vqa`: fine-tune a vision tower on questions, and score it officially."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
+    Evaluation,
     fit,
     objectives_of,
     program_of,
@@ -23,15 +24,15 @@ from kdjax.commands.models import (
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.vqa_teacher import open_teacher
 from kdjax.commands.workdir import Workdir
-from kdjax.data.loader import all_images, vqa_batches, vqa_evaluation_batches
+from kdjax.data.loader import all_images, vqa_batches
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
-from kdjax.evaluation.answering import answer_questions, image_tokens
-from kdjax.evaluation.embedding import BATCH
-from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
+from kdjax.evaluation.answering import image_tokens
+from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIPConfig, Params, VQAConfig
 from kdjax.models.config import to_dict
 from kdjax.parallel import make_mesh
+from kdjax.training.steps import trained_model
 from kdjax.training.tasks import VQATask
 
 Batch = dict[str, Any]
@@ -87,6 +88,15 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         host_count=host.count,
         blank=blank,
     )
+    about = {"questions_per_image": config.questions_per_image, "blank": blank}
+    subject = Subject(
+        config=model,
+        tokenizer=tokenizer,
+        source=source_of(config, config.eval.split),
+        answers=source.answers,
+        **about,
+    )
+    evaluation = Evaluation(config.eval.evaluators, subject)
     state, seconds = fit(
         config,
         workdir,
@@ -94,37 +104,18 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         iter(batches.map(held) if held else batches),
         reporter,
         "vqa",
+        evaluation,
         teacher.params,
         warm_start,
     )
-    results = _save_and_score(
-        config, workdir, model, state.params["model"], tokenizer, source.answers
-    )
-    return {**results, "seconds": seconds}
-
-
-def _save_and_score(
-    config: ConfigDict,
-    workdir: Workdir,
-    model: VQAConfig,
-    params: Params,
-    tokenizer: Tokenizer,
-    answers: Sequence[str],
-) -> dict[str, Any]:
-    """Write a trained model and what it answers; return its accuracies."""
-    about = {
-        "questions_per_image": config.questions_per_image,
-        "blank": config.data.get("blank", False),
-    }
-    saved = {"model": to_dict(model), "answers": list(answers), **about}
-    save_vqa_model(saved, params, tokenizer, workdir.path)
-    test = source_of(config, config.eval.split)
-    results, said = score_vqa(params, model, tokenizer, answers, test, **about)
+    saved = {"model": to_dict(model), "answers": list(source.answers), **about}
+    save_vqa_model(saved, trained_model(state), tokenizer, workdir.path)
+    scores = evaluation.scores(state)
     workdir.write_json(
         "predictions.json",
-        [{"question_id": key, "answer": answer} for key, answer in said.items()],
+        [{"question_id": k, "answer": said} for k, said in scores.predictions.items()],
     )
-    return results
+    return {**scores.results, "seconds": seconds}
 
 
 def _model(
@@ -187,31 +178,3 @@ def _hold_tokens(
         return {**rest, "tokens": held}
 
     return put
-
-
-def score_vqa(
-    params: Params,
-    model: VQAConfig,
-    tokenizer: Tokenizer,
-    answers: Sequence[str],
-    source: Source,
-    questions_per_image: int,
-    blank: bool,
-) -> tuple[dict[str, Any], dict[int, str]]:
-    """Return the official accuracies of a split in percent, and what was said."""
-    batches = vqa_evaluation_batches(
-        source,
-        tokenizer,
-        batch_size=BATCH,
-        questions_per_image=questions_per_image,
-        question_length=model.question_length,
-        blank=blank,
-    )
-    said = answer_questions(params, model, batches, answers)
-    questions = [q for i in range(len(source)) for q in source[i].questions]
-    accuracy = vqa_accuracy(said, annotations_of(questions))
-    return {
-        "vqa_accuracy": accuracy.overall,
-        "per_question_type": dict(accuracy.per_question_type),
-        "per_answer_type": dict(accuracy.per_answer_type),
-    }, said

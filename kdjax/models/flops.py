@@ -1,7 +1,7 @@
 """Floating-point operations of a forward pass, from a model's config alone.
 
 Two for every multiply-add of a matrix product: those of linear layers and of attention,
-also of the part that a causal mask leaves out, as it is computed. What is done element by
+also of what a causal mask leaves out, for it is computed. What is done element by
 element, such as norms, activations and softmax, is not counted.
 """
 

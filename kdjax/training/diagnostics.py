@@ -19,19 +19,19 @@ def norms_of(tree: Params, name: str) -> dict[str, Array]:
     return {name: optax.tree.norm(tree), **norms}
 
 
-def part_of(keys: Sequence[str]) -> str:
+def part_of(keys: Sequence[str | int]) -> str:
     """Return which part of what is trained the parameter at a path belongs to.
 
     That is "vision" or "text", towers with their projections; "answers", the rest of a
     VQA model; "logits", the scale and the bias; or "objective".
     """
-    top, *inner = keys
-    if top != "model" or not inner:
-        return "objective" if top == "objective" else top
+    top, inner = str(keys[0]), str(keys[1]) if len(keys) > 1 else ""
+    if top != "model":
+        return top
     for tower, held in TOWERS.items():
-        if inner[0] in held:
+        if inner in held:
             return tower
-    return "logits" if inner[0].startswith("logit_") else "answers"
+    return "logits" if inner.startswith("logit_") else "answers"
 
 
 def logit_scale_of(params: Params) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from kdjax.models import CLIP, VQAConfig, VQAModel, abstract_of, architecture, graph_of
 from kdjax.models.flops import (
@@ -13,7 +14,6 @@ from kdjax.models.flops import (
     image_flops,
     vision_flops,
 )
-from flax import nnx
 
 # Two layers are unrolled: of a loop XLA counts one turn. Wide, for what is done element
 # by element counts there and not here.
@@ -83,5 +83,6 @@ def test_answers_cost_what_xla_counts():
 
 
 def test_vit_b_16_is_as_large_as_published():
-    """17.5 billion multiply-adds at 224 pixels (Dosovitskiy 2021, as counted by timm)."""
-    assert image_flops(architecture("vit-b-16")) == pytest.approx(2 * 17.56e9, rel=0.01)
+    """17.6 billion multiply-adds at 224 pixels, as timm's tables have it."""
+    flops = image_flops(architecture("vit-b-16"))
+    assert flops == pytest.approx(2 * 17.58e9, rel=0.01)
