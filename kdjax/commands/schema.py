@@ -254,7 +254,7 @@ def check_profile(steps: Any) -> None:
     numbers = isinstance(steps, tuple) and all(COUNT.holds(step) for step in steps)
     if not numbers or len(steps) != 2 or steps[0] > steps[1]:
         raise UserError(
-            f"profile is {steps!r}; give the first and the last step of a trace, such as "
+            f"profile is {steps!r}; give a first and a last step to trace, such as "
             "(10,12), or () for none"
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kdjax.errors import UserError
 from kdjax.evaluation.answering import score_vqa
@@ -37,7 +37,7 @@ def evaluators_of(kind: Kind) -> tuple[str, ...]:
     return tuple(name for name, each in EVALUATORS.items() if each.of == kind)
 
 
-def check_evaluators(names: Sequence[str], kind: Kind) -> None:
+def check_evaluators(names: Any, kind: Kind) -> None:
     """Check that there are such evaluators of a kind of models, and at least one.
 
     Raises:

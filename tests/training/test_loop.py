@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -15,6 +16,7 @@ from kdjax.data.easy_vqa import EasyVQA
 from kdjax.data.loader import contrastive_batches
 from kdjax.data.tokenizer import train_tokenizer
 from kdjax.models import CLIP, architecture
+from kdjax.models.flops import caption_flops, image_flops
 from kdjax.models.zoo import with_vocabulary
 from kdjax.objectives import expand
 from kdjax.parallel import make_mesh
@@ -26,6 +28,10 @@ from kdjax.training.steps import build_program
 from kdjax.training.tasks import ContrastiveTask
 
 STEPS = 12
+# Of a sample: three forward passes of tiny-16, with texts of 16 tokens.
+FLOPS = 3 * (
+    image_flops(architecture("tiny-16")) + caption_flops(architecture("tiny-16"), 16)
+)
 LOOP = LoopConfig(seed=3, steps=STEPS, log_every=2, checkpoint_every=4)
 MESH = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
 OPTIMIZER = OptimizerConfig(
@@ -82,6 +88,18 @@ def test_the_loss_falls_and_every_logged_step_has_one_line(fit, tmp_path):
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert all(row["clip"] == row["loss"] for row in rows)
+    expected = {"clip", "loss", "learning_rate", "logit_scale", "skipped"}
+    expected |= {f"time/{x}" for x in ("data", "step", "checkpoint", "evaluation")}
+    expected |= {"speed/samples_per_second", "speed/flops_per_second"}
+    for norm in ("grad_norm", "param_norm"):
+        expected |= {norm, *(f"{norm}/{x}" for x in ("vision", "text", "logits"))}
+    for row in rows:
+        assert expected <= row.keys()
+        # A CPU has no peak, and does not tell its memory.
+        assert not {"speed/utilisation", "memory/peak_gib"} & row.keys()
+        # Eight images, and the model FLOPs of a step, in the same time.
+        flops = row["speed/flops_per_second"] / row["speed/samples_per_second"]
+        assert flops == pytest.approx(FLOPS, rel=1e-6)
 
 
 def stop_at_six(step, numbers):
@@ -165,6 +183,37 @@ def test_a_logged_line_is_on_disk_at_once(fit, tmp_path):
 
     fit(tmp_path, replace(LOOP, steps=6, checkpoint_every=100), watch=[look])
     assert seen == [[2], [2, 4], [2, 4, 6]]
+
+
+def test_evaluation_changes_nothing_and_is_at_the_same_steps_after_a_fault(
+    fit, tmp_path
+):
+    """Scores stand in the line of their step, and the last step has some too."""
+    loop, seen = replace(LOOP, evaluate_every=5), []
+
+    def evaluate(state):
+        seen.append(int(state.step))
+        # What an evaluator does: a program of its own on the live parameters.
+        norm = jax.jit(lambda x: jnp.linalg.norm(x))(
+            state.params["model"]["text_projection"]["kernel"]
+        )
+        return {"validation/norm": float(norm)}
+
+    whole = fit(tmp_path / "whole")
+    assert_equal(whole, fit(tmp_path / "scored", loop, evaluate=evaluate))
+    assert seen == [5, 10, 12]
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "stopped", loop, evaluate=evaluate, watch=[stop_at_six])
+    assert_equal(whole, fit(tmp_path / "stopped", loop, evaluate=evaluate))
+    assert seen[3:] == [5, 10, 12]
+    for folder in ("scored", "stopped"):
+        rows = read_metrics(epath.Path(tmp_path / folder))
+        scores = {
+            x["step"]: x["validation/norm"] for x in rows if "validation/norm" in x
+        }
+        assert list(scores) == [5, 10, 12]
+        kernel = whole.params["model"]["text_projection"]["kernel"]
+        assert scores[12] == pytest.approx(np.linalg.norm(kernel), rel=1e-5)
 
 
 def test_another_seed_is_another_run(fit, tmp_path):
