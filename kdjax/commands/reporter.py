@@ -47,7 +47,9 @@ class Reporter:
         if self.quiet:
             return
         if self._bar is not None:
-            self._bar.console.print(f"{self.prefix}{text}", markup=False)
+            self._bar.console.print(
+                f"{self.prefix}{text}", markup=False, highlight=False
+            )
         else:
             print(f"{self.prefix}{text}", file=sys.stderr, flush=True)
 
