@@ -67,7 +67,7 @@ class Journal:
                 there are numbers.
             max_nonfinite: skipped steps in a row with which the run stops.
         """
-        self.clock = Stopwatch()
+        self.clock = Stopwatch(resumed_step)
         self._program = program
         self._metrics = MetricsWriter(workdir, resumed_step, started)
         self._nonfinite = Lines(workdir / NONFINITE, resumed_step)
@@ -83,7 +83,6 @@ class Journal:
 
     def add(self, step: Step) -> None:
         """Take note of a step that was begun, and tell of those that are long over."""
-        self._speed = self._speed or Speed.of(self._program, step.batch)
         self._ahead.append(step)
         self._tell(AHEAD)
 
@@ -99,19 +98,22 @@ class Journal:
         self._metrics.close()
 
     def _tell(self, ahead: int) -> None:
-        """Tell of the oldest steps until so many are left."""
-        while len(self._ahead) > ahead:
-            step = self._ahead.popleft()
-            with self.clock.measure("step"):
-                values = jax.device_get(dict(step.values))
-            self.clock.count_step()
+        """Tell of the oldest steps, when they are over, until so many are left."""
+        if not self._ahead:
+            return
+        last = self._ahead[-1].number
+        over = [self._ahead.popleft() for _ in range(len(self._ahead) - ahead)]
+        with self.clock.measure("step"):
+            found = jax.device_get([dict(step.values) for step in over])
+        self.clock.split(last)
+        for step, values in zip(over, found, strict=True):
             self._tell_one(step, {name: float(x) for name, x in values.items()})
 
     def _tell_one(self, step: Step, values: Mapping[str, float]) -> None:
         skipped = values["skipped_in_a_row"]
         if skipped:
             self._nonfinite.write(step.number, _records(step.batch))
-        numbers = {**values, **step.scores, **self._lap()} if step.logged else {}
+        numbers = {**values, **step.scores, **self._lap(step)} if step.logged else {}
         if step.logged:
             self._metrics.write(step.number, numbers)
         for watch in self._watch:
@@ -123,10 +125,11 @@ class Journal:
                 f"look at the records that {NONFINITE} of the workdir names"
             )
 
-    def _lap(self) -> dict[str, float]:
+    def _lap(self, step: Step) -> dict[str, float]:
         """Return how fast the steps were since the last line, and what they held."""
-        assert self._speed is not None
-        return {**self._speed.metrics(self.clock.lap()), **device_memory()}
+        self._speed = self._speed or Speed.of(self._program, step.batch)
+        seconds = self.clock.lap(step.number)
+        return {**self._speed.metrics(seconds), **device_memory()}
 
 
 def _records(batch: Mapping[str, Any]) -> dict[str, list[int]]:

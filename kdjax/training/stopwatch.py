@@ -9,11 +9,16 @@ PHASES = ("data", "step", "checkpoint", "evaluation")
 
 
 class Stopwatch:
-    """Adds up the seconds of each phase, and tells their means over some steps."""
+    """Adds up the seconds of each phase, and tells their means over some steps.
 
-    def __init__(self) -> None:
-        self._spent = dict.fromkeys(PHASES, 0.0)
-        self._steps = 0
+    A step is told of when later ones have begun, so what is measured is kept by step.
+    """
+
+    def __init__(self, step: int) -> None:
+        """Begin after a step."""
+        self._lapped = step
+        self._now = dict.fromkeys(PHASES, 0.0)
+        self._splits: list[tuple[int, dict[str, float]]] = []
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -22,16 +27,20 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._spent[phase] += time.monotonic() - began
+            self._now[phase] += time.monotonic() - began
 
-    def count_step(self) -> None:
-        """Count one more step."""
-        self._steps += 1
+    def split(self, step: int) -> None:
+        """Count what was measured since the last split to a step."""
+        self._splits.append((step, self._now))
+        self._now = dict.fromkeys(PHASES, 0.0)
 
-    def lap(self) -> dict[str, float]:
-        """Return the mean seconds of a step in each phase since the last lap."""
-        steps = max(1, self._steps)
-        means = {phase: spent / steps for phase, spent in self._spent.items()}
-        self._spent = dict.fromkeys(PHASES, 0.0)
-        self._steps = 0
-        return means
+    def lap(self, step: int) -> dict[str, float]:
+        """Return the mean seconds in each phase of the steps since the last lap.
+
+        Args:
+            step: the last of them.
+        """
+        over = [spent for number, spent in self._splits if number <= step]
+        self._splits = self._splits[len(over) :]
+        steps, self._lapped = step - self._lapped, step
+        return {phase: sum(spent[phase] for spent in over) / steps for phase in PHASES}
