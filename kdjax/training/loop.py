@@ -147,9 +147,10 @@ def _begin(
     program: Program, config: LoopConfig, warm_start: Callable[[Params], Params]
 ) -> TrainState:
     """Return the state before the first step."""
-    state = program.init(config.seed, config.steps)
-    state = replace(state, params=warm_start(state.params))
-    return jax.device_put(state, program.shardings)
+    with memory_explained(program):
+        state = program.init(config.seed, config.steps)
+        state = replace(state, params=warm_start(state.params))
+        return jax.device_put(state, program.shardings)
 
 
 def _on_mesh(frozen: Frozen, mesh: Mesh) -> Frozen:

@@ -64,6 +64,16 @@ def step_memory(program: Program, *inputs: Any) -> Memory | None:
     )
 
 
+def state_memory(program: Program) -> int:
+    """Return the bytes of a program's state on one device."""
+    held = jax.tree.map(
+        lambda x, place: math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize,
+        program.shapes,
+        program.shardings,
+    )
+    return sum(jax.tree.leaves(held))
+
+
 def _shape(x: Any) -> Any:
     sharding = x.sharding if isinstance(x, jax.Array) and x.committed else None
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -82,13 +92,14 @@ def device_limit(device: jax.Device) -> int:
 
 @contextmanager
 def memory_explained(
-    program: Program, inputs: Callable[[], tuple[Any, ...]]
+    program: Program, inputs: Callable[[], tuple[Any, ...]] = tuple
 ) -> Iterator[None]:
     """Say of a step for which memory is short what it needs, and what would help.
 
     Args:
-        program: whose steps are made inside.
-        inputs: gives state, frozen and batch of the last of them.
+        program: whose state or steps are made inside.
+        inputs: gives state, frozen and batch of the last step; nothing where the state
+            is only made.
 
     Raises:
         UserError: memory was short.
@@ -122,6 +133,13 @@ def evaluation_explained() -> Iterator[None]:
 
 def _explanation(program: Program, inputs: tuple[Any, ...], said: str) -> str:
     limit = device_limit(program.mesh.devices.flat[0])
+    if not jax.tree.leaves(inputs[-1:]):
+        held = state_memory(program)
+        return (
+            f"the state of training takes {held / GIB:.1f} GiB on each device, and it "
+            f"has {limit / GIB:.1f} GiB for this and all else: "
+            f"{more_devices(program, held, limit)}"
+        )
     needed = _try(program, inputs)
     if needed is None:  # the compiler itself gave up, and said why
         start = f"the step does not fit into memory ({' '.join(said.split())[:200]})"
@@ -203,7 +221,7 @@ def more_devices(program: Program, held: int, limit: int) -> str:
         limit: bytes that there may be.
     """
     fsdp, devices = program.mesh.shape["fsdp"], program.mesh.devices.size
-    wanted = fsdp * math.ceil(held / limit)
+    wanted = fsdp * max(2, math.ceil(held / limit))
     for size in range(wanted, devices + 1):
         if devices % size == 0:
             return f"split what is held over more devices: set mesh.fsdp to {size}"

@@ -57,6 +57,7 @@ class Program:
         mesh: that they are for.
         init: (seed, steps) -> state, sharded by the table.
         step: (state, frozen, batch) -> (state, metrics); the state is donated.
+        shapes: of the state.
         shardings: of the state.
     """
 
@@ -65,6 +66,7 @@ class Program:
     mesh: Mesh
     init: Callable[[int, int], TrainState]
     step: Callable[[TrainState, Frozen, Batch], tuple[TrainState, Any]]
+    shapes: TrainState
     shardings: TrainState
 
 
@@ -113,8 +115,9 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
         }
         return after, metrics
 
+    shapes = jax.eval_shape(init, 0, 0)
     shardings = _state_shardings(
-        jax.eval_shape(init, 0, 0), transform, parameter_shardings(abstract, mesh), mesh
+        shapes, transform, parameter_shardings(abstract, mesh), mesh
     )
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     jitted_init = jax.jit(
@@ -132,6 +135,7 @@ def build_program(task: Task, optimizer: OptimizerConfig, mesh: Mesh) -> Program
             donate_argnums=0,
             compiler_options=_compiler_options(1),
         ),
+        shapes=shapes,
         shardings=shardings,
     )
 

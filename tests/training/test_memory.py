@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 from training.little import LOOP, MESH, OPTIMIZER, Fit, Line, fit
 
 from kdjax.errors import UserError
@@ -71,6 +72,32 @@ def test_what_would_fit_is_named_when_memory_is_short(tmp_path, monkeypatch):
     assert found.total / 2**30 == pytest.approx(needed, abs=0.1)
     alone = memory.advice(program, inputs, found, found.arguments - 1)
     assert alone.endswith("smaller, or at least 2 devices and mesh.fsdp 2")
+
+
+@dataclass(frozen=True)
+class Huge(Fit):
+    """A line of more numbers than a process can address."""
+
+    def init(self, rngs):
+        line = Line(rngs)
+        line.model = nnx.Linear(1 << 24, 1 << 24, use_bias=False, rngs=rngs)
+        return line
+
+
+def test_a_state_that_is_too_large_is_told_apart(monkeypatch):
+    """Told of the error that the allocator raises; the state itself is not made."""
+    monkeypatch.setattr(memory, "device_limit", lambda device: 100 * TIB)
+    program = build_program(Huge(), OPTIMIZER, MESH)
+    # Kernel and two moments, in float32.
+    assert memory.state_memory(program) == pytest.approx(3 * 4 * 2**48)
+    with (
+        pytest.raises(
+            UserError, match=r"the state .* takes 3145728.0 GiB .* mesh.fsdp 31$"
+        ),
+        memory.memory_explained(program),
+    ):
+        said = "RESOURCE_EXHAUSTED: Out of memory allocating 1125899906842624 bytes."
+        raise jax.errors.JaxRuntimeError(said)
 
 
 def test_what_is_something_else_goes_through():
