@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -83,7 +83,10 @@ class Journal:
 
     def add(self, step: Step) -> None:
         """Take note of a step that was begun, and tell of those that are long over."""
-        self._ahead.append(step)
+        self._speed = self._speed or Speed.of(self._program, step.batch)
+        # Not its images, which would take room on the devices.
+        records = {key: step.batch[key] for key in RECORDS if key in step.batch}
+        self._ahead.append(replace(step, batch=records))
         self._tell(AHEAD)
 
     def settle(self) -> None:
@@ -127,13 +130,12 @@ class Journal:
 
     def _lap(self, step: Step) -> dict[str, float]:
         """Return how fast the steps were since the last line, and what they held."""
-        self._speed = self._speed or Speed.of(self._program, step.batch)
         seconds = self.clock.lap(step.number)
-        return {**self._speed.metrics(seconds), **device_memory()}
+        speed = self._speed.metrics(seconds) if self._speed else {}
+        return {**speed, **device_memory()}
 
 
 def _records(batch: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return which records a global batch is made of, as every host knows it."""
-    there = {key: batch[key] for key in RECORDS if key in batch}
-    whole = multihost_utils.process_allgather(there, tiled=True)
+    """Return what a global batch says of its records, whole on every host."""
+    whole = multihost_utils.process_allgather(dict(batch), tiled=True)
     return {key: np.asarray(x).tolist() for key, x in whole.items()}
