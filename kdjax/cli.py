@@ -180,21 +180,33 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 def _start() -> None:
-    """Set up the process: the compilation cache, and no chatter of libraries."""
+    """Set up the process: no chatter of libraries, and memory that stays."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import logging
 
-    import jax
-
     logging.getLogger("absl").setLevel(logging.ERROR)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     _keep_freed_memory()
+
+
+def _keep_compiled() -> None:
+    """Let JAX keep in the user's cache folder what it compiles, unless it knows where.
+
+    What JAX was told about it, by its environment or its config, stays.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # A process that has compiled something before would go on without.
+    compilation_cache.reset_cache()
 
 
 def _keep_freed_memory() -> None:
@@ -225,7 +237,8 @@ def run(
 ) -> dict[str, Any]:
     """Run any command of the command line; return its results and its workdir.
 
-    On many hosts the caller has called `jax.distributed.initialize` before.
+    What is compiled is kept in the user's cache folder, unless JAX's settings name
+    another. On many hosts the caller has called `jax.distributed.initialize` before.
 
     Args:
         command: pretrain, distill, chain, vqa, eval, calibrate, study or export.
@@ -242,6 +255,7 @@ def run(
     from kdjax.commands.reporter import Reporter
     from kdjax.config import load_config
 
+    _keep_compiled()
     known = (*COMMANDS, "chain", "study", "export")
     if command not in known:
         raise UserError(f"{command!r} is no command; there are {', '.join(known)}")

@@ -20,8 +20,8 @@ IN_MAPPING = re.compile(
     r"--config\.((?:\w+\.)*(?:objectives(?:\.\w+)*|optimizer\.rates(?:\.[^.=]+)?))=(.*)",
     re.DOTALL,
 )
-# Settings that say how a run is watched and not what it computes.
-WATCHING = ("log_every", "wandb")
+# Settings that say how a run is watched and not what it computes, at any depth.
+WATCHING = ("log_every", "wandb", "profile", "every_steps", "max_nonfinite")
 NO_FUNCTION = "it has no function get_config()"
 
 
@@ -51,6 +51,9 @@ def training_defaults() -> ConfigDict:
             "log_every": 50,
             "wandb": "",
             "checkpoint": {"every_steps": 200, "keep": 2},
+            "eval": {"split": "validation", "every_steps": 0, "evaluators": ()},
+            "max_nonfinite": 10,
+            "profile": (),
             "dtype": "auto",
             "param_dtype": "float32",
             "attention": "xla",

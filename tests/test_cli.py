@@ -1,6 +1,7 @@
 """What people type, and what they are told when it is wrong."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,6 +165,29 @@ def test_info_names_what_can_be_chosen():
     assert done.returncode == 0, done.stderr
     for word in ("vit-t-16", "easy_vqa", "scenes", "crd", "jax", "cpu"):
         assert word in done.stdout
+
+
+def test_what_is_compiled_is_kept_from_python_too(tmp_path):
+    """In a notebook that has compiled something before, and unless JAX knows where."""
+    code = (
+        "import jax, kdjax; jax.jit(lambda x: x + 1)(1.0)\n"
+        "try: kdjax.run('pretrain', 'nothing.py', 'run')\n"
+        "except kdjax.errors.UserError: pass\n"
+        "jax.jit(lambda x: x * 2)(1.0); print(jax.config.jax_compilation_cache_dir)"
+    )
+    folder = tmp_path / "cache" / "kdjax" / "xla"
+    given = {"XDG_CACHE_HOME": f"{tmp_path / 'cache'}", "JAX_COMPILATION_CACHE_DIR": ""}
+    for more in ({}, {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}):
+        everything = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = {**os.environ, **given, **everything, **more}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == str(tmp_path / "own" if more else folder), done
+    assert [path for path in folder.iterdir() if "jit" in path.name]
 
 
 def test_the_public_names_are_there():

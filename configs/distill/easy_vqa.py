@@ -33,5 +33,5 @@ def get_config() -> ConfigDict:
     config.remat.text = "none"
     config.optimizer.learning_rate = 8e-3
     config.optimizer.warmup = 0.25
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

@@ -40,5 +40,5 @@ def get_config() -> ConfigDict:
     config.optimizer.rates.text = 1.0
     config.remat.text = "none"
     config.optimizer.learning_rate = 4e-3
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     config.remat.text = "none"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup = 0.2
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("zero_shot",)
     return config

@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup = 0.2
     # The tower stays as it came: what is scored is what it has learnt before.
     config.optimizer.rates.vision = 0.0
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("vqa",)
     return config

@@ -38,5 +38,5 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.optimizer.learning_rate = 4e-3
     config.optimizer.rates.vision = 0.3
-    config.eval = ConfigDict({"split": "validation"})
+    config.eval.evaluators = ("vqa",)
     return config

@@ -14,20 +14,23 @@ from ml_collections import ConfigDict
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import Workdir
 from kdjax.config import to_plain
-from kdjax.data.loader import contrastive_evaluation_batches
 from kdjax.data.records import Source
 from kdjax.data.registry import build_source, source_names
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from kdjax.errors import UserError
-from kdjax.evaluation.embedding import BATCH
-from kdjax.evaluation.zero_shot import zero_shot_accuracy
-from kdjax.models import CLIPConfig, Params
+from kdjax.evaluation.registry import evaluate
+from kdjax.evaluation.subject import Scores, Subject
+from kdjax.models import Params
 from kdjax.objectives import expand
 from kdjax.parallel import host_rows, make_mesh, replicated
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
-from kdjax.training.steps import Program, TrainState, build_program
+from kdjax.training.steps import (
+    Program,
+    TrainState,
+    build_program,
+)
 from kdjax.training.tasks import Frozen, Options, Task
 
 
@@ -108,6 +111,30 @@ def say_unsplit(reporter: Reporter, whose: str, unsplit: Sequence[str]) -> None:
         )
 
 
+class Evaluation:
+    """A run's evaluators, between steps and in the end alike."""
+
+    def __init__(self, names: Sequence[str], subject: Subject) -> None:
+        """Evaluate by these names; nothing is scored yet."""
+        self._names = tuple(names)
+        self._subject = subject
+        self._last: tuple[int, Scores] | None = None
+
+    def scores(self, state: TrainState) -> Scores:
+        """Return what is said of a state; of the last one it is known."""
+        step = int(state.step)
+        if self._last is None or self._last[0] != step:
+            found = evaluate(self._names, state.evaluated["model"], self._subject)
+            self._last = step, found
+        return self._last[1]
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Return the numbers of a state by split and name, such as test/accuracy."""
+        results, split = self.scores(state).results, self._subject.source.split
+        numbers = {k: x for k, x in results.items() if isinstance(x, float)}
+        return {f"{split}/{name}": value for name, value in numbers.items()}
+
+
 def fit(
     config: ConfigDict,
     workdir: Workdir,
@@ -115,6 +142,7 @@ def fit(
     batches: Any,
     reporter: Reporter,
     label: str,
+    evaluation: Evaluation,
     frozen: Frozen = None,
     warm_start: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[TrainState, float]:
@@ -129,29 +157,24 @@ def fit(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
+        evaluate_every=config.eval.every_steps,
+        max_nonfinite=config.max_nonfinite,
+        profile=tuple(config.profile),
     )
-    with wandb_run(config.wandb, workdir.run, to_plain(config)) as watch:
+    with (
+        wandb_run(config.wandb, workdir.run, to_plain(config)) as told,
+        reporter.steps(label, config.steps) as progress,
+    ):
         return train(
             program,
             loop,
             batches=batches,
-            mesh=mesh,
             workdir=workdir.path,
             frozen=frozen,
             warm_start=warm_start,
-            progress=reporter.steps(label),
-            watch=watch,
+            evaluate=evaluation,
+            watch=(progress, told),
         )
-
-
-def score_zero_shot(
-    params: Params, config: CLIPConfig, tokenizer: Tokenizer, source: Source
-) -> float | None:
-    """Return a CLIP model's zero-shot accuracy on a split in percent, if it has one."""
-    length = config.text.context_length
-    prompts = tokenizer.encode(list(source.class_prompts), length)
-    batches = contrastive_evaluation_batches(source, batch_size=BATCH)
-    return zero_shot_accuracy(params, config, batches, prompts)
 
 
 def put_into(params: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -6,13 +6,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
+    Evaluation,
     fit,
     objectives_of,
     own_rows,
     program_of,
     put_into,
     say_unsplit,
-    score_zero_shot,
     source_of,
     tokenizer_of,
 )
@@ -35,6 +35,7 @@ from kdjax.commands.teacher import Teacher, are_held, check_held, make_ready
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import contrastive_batches
 from kdjax.errors import UserError
+from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of
 from kdjax.parallel import make_mesh, unsplit
 from kdjax.training.tasks import ContrastiveTask
@@ -98,6 +99,14 @@ def _run(
             params = put_into(params, {"objective": of_teacher})
         return params
 
+    evaluation = Evaluation(
+        config.eval.evaluators,
+        Subject(
+            config=student_config,
+            tokenizer=tokenizer,
+            source=source_of(config, config.eval.split),
+        ),
+    )
     state, seconds = fit(
         config,
         workdir,
@@ -105,14 +114,12 @@ def _run(
         iter(batches.map(taught.put) if taught.put else batches),
         reporter,
         "distil" if named else "pretrain",
+        evaluation,
         taught.frozen,
         warm_start,
     )
-    params = state.evaluated["model"]
-    save_model(student_config, params, tokenizer, workdir.path)
-    test = source_of(config, config.eval.split)
-    accuracy = score_zero_shot(params, student_config, tokenizer, test)
-    results = {"zero_shot_accuracy": accuracy, "seconds": seconds}
+    save_model(student_config, state.evaluated["model"], tokenizer, workdir.path)
+    results = {**evaluation.scores(state).results, "seconds": seconds}
     if not named:
         return results
     scales = list(taught.scales)

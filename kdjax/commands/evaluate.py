@@ -4,19 +4,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kdjax.commands.common import score_zero_shot, source_of
+from kdjax.commands.common import source_of
 from kdjax.commands.models import (
-    NamedVQAModel,
     compute_of,
     open_model,
     open_vqa_model,
     run_folder,
 )
 from kdjax.commands.reporter import Reporter
-from kdjax.commands.vqa import score_vqa
 from kdjax.commands.workdir import Workdir
-from kdjax.data.records import Source
 from kdjax.errors import UserError
+from kdjax.evaluation import registry
+from kdjax.evaluation.subject import Subject
 
 
 def evaluate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
@@ -26,25 +25,22 @@ def evaluate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
     run = run_folder(config.model, workdir.path)
     answering = None if run is None else open_vqa_model(run, compute)
     if answering is not None:
-        return _vqa(answering, source)
+        subject = Subject(
+            config=answering.config,
+            tokenizer=answering.tokenizer,
+            source=source,
+            answers=answering.answers,
+            questions_per_image=answering.questions_per_image,
+            blank=answering.blank,
+        )
+        names = registry.evaluators_of("vqa")
+        return dict(registry.evaluate(names, answering.params, subject).results)
     model = open_model(config.model, workdir.path, compute)
     if model.params is None or model.tokenizer is None:
         raise UserError(
             f"model {config.model!r} is an architecture without weights: name a run, a "
             "directory or a hub name"
         )
-    accuracy = score_zero_shot(model.params, model.config, model.tokenizer, source)
-    return {"zero_shot_accuracy": accuracy}
-
-
-def _vqa(model: NamedVQAModel, source: Source) -> dict[str, Any]:
-    results, _ = score_vqa(
-        model.params,
-        model.config,
-        model.tokenizer,
-        model.answers,
-        source,
-        model.questions_per_image,
-        model.blank,
-    )
-    return results
+    subject = Subject(config=model.config, tokenizer=model.tokenizer, source=source)
+    names = registry.evaluators_of("clip")
+    return dict(registry.evaluate(names, model.params, subject).results)

@@ -18,6 +18,7 @@ from kdjax.commands.vqa_teacher import check_taught
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
+from kdjax.evaluation.registry import check_evaluators
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
@@ -167,7 +168,14 @@ TRAINING: dict[str, Any] = {
         "ema": DECAY,
         "max_logit_scale": POSITIVE,
     },
+    "eval": {
+        "split": ELSEWHERE,
+        "every_steps": Number(0, whole=True),
+        "evaluators": ELSEWHERE,
+    },
     "log_every": COUNT,
+    "max_nonfinite": COUNT,
+    "profile": ELSEWHERE,
     "wandb": ELSEWHERE,
     "checkpoint": {"every_steps": COUNT, "keep": COUNT},
 }
@@ -255,6 +263,8 @@ def check_config(command: str, config: ConfigDict) -> None:
         check_pairs(source_of(config, config.eval.split), config.batch_size)
     if "steps" in config:
         check_batch(source_of(config, "train"), config.batch_size)
+        check_evaluators(config.eval.evaluators, "vqa" if command == "vqa" else "clip")
+        check_profile(config.profile)
     if "data" in config and "objectives" in config:
         objectives = to_plain(config.objectives)
         check_of(objectives, "classes" if command == "vqa" else "pairs")
@@ -272,6 +282,22 @@ def check_config(command: str, config: ConfigDict) -> None:
             check_pairs(source_of(config, HELD_OUT), config.batch_size)
     if "head" in config:
         check_heads(config.head.width, config.head.num_heads)
+
+
+def check_profile(steps: Any) -> None:
+    """Check that a trace is of no steps, or of the first and the last one.
+
+    Raises:
+        UserError: it is not.
+    """
+    if steps == ():
+        return
+    numbers = isinstance(steps, tuple) and all(COUNT.holds(step) for step in steps)
+    if not numbers or len(steps) != 2 or steps[0] > steps[1]:
+        raise UserError(
+            f"profile is {steps!r}; give a first and a last step to trace, such as "
+            "(10,12), or () for none"
+        )
 
 
 def check_parts(batch_size: int, microbatch: int) -> None:

@@ -8,6 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import (
+    Evaluation,
     fit,
     objectives_of,
     optimizer_of,
@@ -28,12 +29,11 @@ from kdjax.commands.models import (
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.vqa_teacher import TaughtAnswers, open_teacher
 from kdjax.commands.workdir import Workdir
-from kdjax.data.loader import all_images, vqa_batches, vqa_evaluation_batches
+from kdjax.data.loader import all_images, vqa_batches
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
-from kdjax.evaluation.answering import answer_questions, image_tokens
-from kdjax.evaluation.embedding import BATCH
-from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
+from kdjax.evaluation.answering import image_tokens
+from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIPConfig, Params, VQAConfig, VQAModel, abstract_of
 from kdjax.models.config import to_dict
 from kdjax.parallel import make_mesh, unsplit
@@ -103,6 +103,15 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         rows=own_rows(config),
         blank=blank,
     )
+    about = {"questions_per_image": config.questions_per_image, "blank": blank}
+    subject = Subject(
+        config=model,
+        tokenizer=tokenizer,
+        source=source_of(config, config.eval.split),
+        answers=source.answers,
+        **about,
+    )
+    evaluation = Evaluation(config.eval.evaluators, subject)
     state, seconds = fit(
         config,
         workdir,
@@ -110,37 +119,18 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         iter(batches.map(held) if held else batches),
         reporter,
         "vqa",
+        evaluation,
         teacher.params,
         warm_start,
     )
-    results = _save_and_score(
-        config, workdir, model, state.evaluated["model"], tokenizer, source.answers
-    )
-    return {**results, "seconds": seconds}
-
-
-def _save_and_score(
-    config: ConfigDict,
-    workdir: Workdir,
-    model: VQAConfig,
-    params: Params,
-    tokenizer: Tokenizer,
-    answers: Sequence[str],
-) -> dict[str, Any]:
-    """Write a trained model and what it answers; return its accuracies."""
-    about = {
-        "questions_per_image": config.questions_per_image,
-        "blank": config.data.get("blank", False),
-    }
-    saved = {"model": to_dict(model), "answers": list(answers), **about}
-    save_vqa_model(saved, params, tokenizer, workdir.path)
-    test = source_of(config, config.eval.split)
-    results, said = score_vqa(params, model, tokenizer, answers, test, **about)
+    saved = {"model": to_dict(model), "answers": list(source.answers), **about}
+    save_vqa_model(saved, state.evaluated["model"], tokenizer, workdir.path)
+    scores = evaluation.scores(state)
     workdir.write_json(
         "predictions.json",
-        [{"question_id": key, "answer": answer} for key, answer in said.items()],
+        [{"question_id": k, "answer": said} for k, said in scores.predictions.items()],
     )
-    return results
+    return {**scores.results, "seconds": seconds}
 
 
 def _model(
@@ -208,31 +198,3 @@ def _hold_tokens(
         return {**rest, "tokens": held}
 
     return put
-
-
-def score_vqa(
-    params: Params,
-    model: VQAConfig,
-    tokenizer: Tokenizer,
-    answers: Sequence[str],
-    source: Source,
-    questions_per_image: int,
-    blank: bool,
-) -> tuple[dict[str, Any], dict[int, str]]:
-    """Return the official accuracies of a split in percent, and what was said."""
-    batches = vqa_evaluation_batches(
-        source,
-        tokenizer,
-        batch_size=BATCH,
-        questions_per_image=questions_per_image,
-        question_length=model.question_length,
-        blank=blank,
-    )
-    said = answer_questions(params, model, batches, answers)
-    questions = [q for i in range(len(source)) for q in source[i].questions]
-    accuracy = vqa_accuracy(said, annotations_of(questions))
-    return {
-        "vqa_accuracy": accuracy.overall,
-        "per_question_type": dict(accuracy.per_question_type),
-        "per_answer_type": dict(accuracy.per_answer_type),
-    }, said

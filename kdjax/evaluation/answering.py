@@ -10,7 +10,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from kdjax.evaluation.embedding import in_batches
+from kdjax.data.loader import vqa_evaluation_batches
+from kdjax.evaluation.embedding import BATCH, in_batches
+from kdjax.evaluation.subject import Scores, Subject
+from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
 from kdjax.hosts import whole
 from kdjax.models import Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
@@ -78,3 +81,26 @@ def answer_questions(
         ):
             said[int(question_id)] = answers[int(index)]
     return said
+
+
+def score_vqa(params: Params, subject: Subject) -> Scores:
+    """Return the official accuracies of a split in percent, and what was said."""
+    config: Any = subject.config
+    source = subject.source
+    batches = vqa_evaluation_batches(
+        source,
+        subject.tokenizer,
+        batch_size=BATCH,
+        questions_per_image=subject.questions_per_image,
+        question_length=config.question_length,
+        blank=subject.blank,
+    )
+    said = answer_questions(params, config, batches, subject.answers)
+    questions = [q for i in range(len(source)) for q in source[i].questions]
+    accuracy = vqa_accuracy(said, annotations_of(questions))
+    results = {
+        "vqa_accuracy": accuracy.overall,
+        "per_question_type": dict(accuracy.per_question_type),
+        "per_answer_type": dict(accuracy.per_answer_type),
+    }
+    return Scores(results, said)

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from kdjax.evaluation.embedding import embed_images, embed_texts
+from kdjax.data.loader import contrastive_evaluation_batches
+from kdjax.evaluation.embedding import BATCH, embed_images, embed_texts
+from kdjax.evaluation.subject import Scores, Subject
 from kdjax.hosts import whole
 from kdjax.models import CLIPConfig, Params
 
@@ -40,3 +42,13 @@ def zero_shot_accuracy(
         known += int(counted.sum())
         right += int((nearest == batch["label"])[counted].sum())
     return 100.0 * right / known if known else None
+
+
+def score_zero_shot(params: Params, subject: Subject) -> Scores:
+    """Return a CLIP model's zero-shot accuracy on a split in percent, if it has one."""
+    config: Any = subject.config
+    source, length = subject.source, config.text.context_length
+    prompts = subject.tokenizer.encode(list(source.class_prompts), length)
+    batches = contrastive_evaluation_batches(source, batch_size=BATCH)
+    accuracy = zero_shot_accuracy(params, config, batches, prompts)
+    return Scores({"zero_shot_accuracy": accuracy})

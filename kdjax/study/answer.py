@@ -307,7 +307,9 @@ def _curves(
             continue
         rows = read_metrics(cells / entry.clip.name)
         steps = np.array([row["step"] for row in rows])
-        curves[entry.name] = steps, np.array([row["loss"] for row in rows])
+        # The loss of a step that was skipped is null.
+        losses = np.array([row["loss"] for row in rows], float)
+        curves[entry.name] = steps, losses
     return curves
 
 

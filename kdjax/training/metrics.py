@@ -1,6 +1,6 @@
 """Metrics of a run: one JSON line per logged step, TensorBoard events, W&B."""
 
-import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from etils import epath
 
 from kdjax import hosts
 from kdjax.errors import UserError
-from kdjax.files import append_line, write_whole
+from kdjax.training.lines import Lines, read_lines
 
 Watch = Callable[[int, Mapping[str, float]], None]
 
@@ -19,38 +19,23 @@ FILE = "metrics.jsonl"
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """Return the whole lines of a run's metrics; what is torn is left out."""
-    path = workdir / FILE
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return [row for row in map(_row, lines) if row is not None]
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:  # also of what is no text
-        return None
-    whole = isinstance(row, dict) and isinstance(row.get("step"), int)
-    return row if whole and "seconds" in row else None
+    return [row for row in read_lines(workdir / FILE) if "seconds" in row]
 
 
 class MetricsWriter:
-    """Writes metrics so that every step is there once, also after a resume.
+    """Writes metrics as JSON lines and as TensorBoard's events.
 
-    Lines later than the step that is resumed from are dropped, and what is logged is on
-    disk after `flush`, which is called before a checkpoint is committed. In a local
-    folder every line is written as it comes; object stores cannot append, so there
-    `flush` rewrites the file.
+    What is logged is on disk after `flush`, which is called before a checkpoint is
+    committed.
     """
 
     def __init__(self, workdir: epath.Path, resumed_step: int, started: float) -> None:
         from tensorboardX import SummaryWriter
 
-        self._path = workdir / FILE
-        rows = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
-        self._lines = [json.dumps(row) for row in rows]
-        self._spent = rows[-1]["seconds"] if rows else 0.0
+        self._lines = Lines(workdir / FILE, resumed_step)
+        spent = [row["seconds"] for row in self._lines.kept if "seconds" in row]
+        self._spent = spent[-1] if spent else 0.0
         self._started = started
-        self.flush()
         self._events = SummaryWriter(
             str(workdir / "tensorboard"),
             purge_step=resumed_step + 1,
@@ -64,17 +49,14 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's numbers."""
-        line = json.dumps({"step": step, "seconds": round(self.seconds, 3), **metrics})
-        self._lines.append(line)
-        if "://" not in str(self._path):
-            append_line(self._path, line)
+        self._lines.write(step, {"seconds": round(self.seconds, 3), **metrics})
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Put what was logged on disk, atomically."""
-        text = "".join(line + "\n" for line in self._lines)
-        write_whole(self._path, text.encode())
+        """Put what was logged on disk."""
+        self._lines.flush()
 
     def close(self) -> None:
         """Flush and end the event file."""
@@ -113,5 +95,10 @@ def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Wat
             f"Weights & Biases does not begin a run in {project!r}: {error} "
             "Or set WANDB_MODE=offline, or leave wandb empty."
         ) from error
+
+    def tell(step: int, metrics: Mapping[str, float]) -> None:
+        if metrics:
+            there.log(dict(metrics), step=step)
+
     with there:
-        yield lambda step, metrics: there.log(dict(metrics), step=step)
+        yield tell

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from kdjax.models import Params
 from kdjax.parallel import BATCH_AXES, replicated, state_shardings, unsplit
+from kdjax.training.diagnostics import logit_scale_of, norms_of
 from kdjax.training.optimizer import (
     OptimizerConfig,
     begin_average,
@@ -37,6 +38,8 @@ class TrainState:
         steps: updates in all, which the learning rate follows.
         params: nested dicts of what is trained, the objective's parameters included.
         opt_state: the optimiser's.
+        skipped: updates that were not made, for their loss or gradient was not finite.
+        skipped_in_a_row: those of the last steps.
         ema: the parameters' average, of the same form, or None.
     """
 
@@ -44,6 +47,8 @@ class TrainState:
     steps: Any
     params: Any
     opt_state: Any
+    skipped: Any
+    skipped_in_a_row: Any
     ema: Any = None
 
     @property
@@ -62,6 +67,10 @@ class Program:
     """A task's compiled functions on a mesh.
 
     Attributes:
+        task: that they are of.
+        optimizer: that they are of.
+        mesh: that they are for.
+        frozen: shardings of the step's argument of that name, or None.
         init: (seed, steps) -> state, sharded by the table.
         step: (state, frozen, batch) -> (state, metrics); the state is donated.
         shapes: of the state.
@@ -69,6 +78,10 @@ class Program:
         unsplit: what of the state is whole because the mesh does not divide it.
     """
 
+    task: Task
+    optimizer: OptimizerConfig
+    mesh: Mesh
+    frozen: Any
     init: Callable[[int, int], TrainState]
     step: Callable[[TrainState, Frozen, Batch], tuple[TrainState, Any]]
     shapes: TrainState
@@ -106,6 +119,7 @@ def _build(
     leaves: tuple[NamedSharding, ...],
 ) -> Program:
     """Return the functions of `build_program`, whose arguments can all be hashed."""
+    places = jax.tree.unflatten(structure, leaves)
     transform = make_optimizer(optimizer)
     module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     graph, abstract = nnx.split(module)
@@ -115,7 +129,8 @@ def _build(
         state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
         params = nnx.to_pure_dict(state)
         ema = begin_average(params) if optimizer.ema else None
-        return TrainState(jnp.int32(0), steps, params, transform.init(params), ema)
+        moments, zero = transform.init(params), jnp.int32(0)
+        return TrainState(zero, steps, params, moments, zero, zero, ema)
 
     def step(
         state: TrainState, frozen: Frozen, batch: Batch
@@ -137,14 +152,21 @@ def _build(
         ema = state.ema
         if ema is not None:
             ema = move_average(ema, params, state.step, optimizer)
+        moved = replace(state, params=params, opt_state=opt_state, ema=ema)
+        norms = norms_of(grads, "grad_norm")
+        finite = jnp.isfinite(value) & jnp.isfinite(norms["grad_norm"])
+        after = _unless_skipped(finite, moved, state)
         metrics = {
             "loss": value,
             **terms,
-            "grad_norm": optax.tree.norm(grads),
+            **norms,
+            **norms_of(after.params, "param_norm"),
+            **logit_scale_of(after.params),
             "learning_rate": rate,
+            "skipped": after.skipped,
+            "skipped_in_a_row": after.skipped_in_a_row,
         }
-        state = TrainState(state.step + 1, state.steps, params, opt_state, ema)
-        return state, metrics
+        return after, metrics
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, number, number)
@@ -154,10 +176,14 @@ def _build(
         init, out_shardings=shardings, compiler_options=_compiler_options(mesh, 0)
     )
     return Program(
+        task=task,
+        optimizer=optimizer,
+        mesh=mesh,
+        frozen=places,
         init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
             step,
-            in_shardings=(shardings, jax.tree.unflatten(structure, leaves), rows),
+            in_shardings=(shardings, places, rows),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
             compiler_options=_compiler_options(mesh, 1),
@@ -176,3 +202,16 @@ def _compiler_options(mesh: Mesh, level: int) -> dict[str, int] | None:
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": level} if on_cpu else None
+
+
+def _unless_skipped(
+    finite: Bool[Array, ""], moved: TrainState, state: TrainState
+) -> TrainState:
+    """Return the state after an update, or that before it; the step counts anyway."""
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+    return replace(
+        kept,
+        step=state.step + 1,
+        skipped=state.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )

@@ -195,6 +195,11 @@ def _turned(field: str, x: Array) -> Array:
     return jnp.swapaxes(x, 0, 1) if field in LAYERED.values() else x
 
 
+def num_kept(patches: int) -> int:
+    """Return how many of an image's patches are left when it is masked."""
+    return max(1, int(patches * (1 - MASKED)))
+
+
 def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:
     """Return the places of the patches that are left of masked images.
 
@@ -202,7 +207,7 @@ def kept_patches(bits: UInt32[Array, " B"], patches: int) -> Int[Array, "B K"]:
         bits: random bits of each image.
         patches: of an image.
     """
-    kept = max(1, int(patches * (1 - MASKED)))
+    kept = num_kept(patches)
 
     def of_one(bits: Array) -> Array:
         return jax.random.permutation(jax.random.key(bits), patches)[:kept]

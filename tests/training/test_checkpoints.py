@@ -35,11 +35,13 @@ def train_state(step, sizes=ALONE):
         "bias": np.array([-0.0, 1e-45, np.inf, step / 3] * 4, np.float32),
     }
     moments = {name: x.astype(jnp.bfloat16) for name, x in params.items()}
-    values = TrainState(np.int32(step), np.int32(9), params, (moments, np.int32(step)))
+    opt_state = (moments, np.int32(step))
+    skipped = np.int32(step % 3), np.int32(0)
+    values = TrainState(np.int32(step), np.int32(9), params, opt_state, *skipped)
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
     places = {name: NamedSharding(mesh, spec) for name, spec in PLACES.items()}
     whole = NamedSharding(mesh, PartitionSpec())
-    shardings = TrainState(whole, whole, places, (places, whole))
+    shardings = TrainState(whole, whole, places, (places, whole), whole, whole)
     return jax.device_put(values, shardings), shardings
 
 

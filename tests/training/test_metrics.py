@@ -1,13 +1,16 @@
 """A run's numbers, told to Weights & Biases."""
 
 import io
+import json
 import sys
+import time
 
 import pytest
 import wandb
+from etils import epath
 
 from kdjax.errors import UserError
-from kdjax.training.metrics import wandb_run
+from kdjax.training.metrics import MetricsWriter, wandb_run
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +60,23 @@ def test_a_login_that_is_missing_is_one_line(monkeypatch, tmp_path):
         wandb_run("teachers", "0123abcd", {}),
     ):
         pass
+
+
+def test_what_is_told_of_a_step_without_numbers_is_nothing(tmp_path):
+    with wandb_run("teachers", "0123abcd", {}) as watch:
+        watch(1, {})
+        watch(2, {"validation/zero_shot_accuracy": 43.75})
+    (told,) = written(tmp_path)
+    assert b"validation/zero_shot_accuracy" in told and b"43.75" in told
+
+
+def test_numbers_that_are_not_finite_are_null_and_no_event(tmp_path):
+    workdir = epath.Path(tmp_path)
+    writer = MetricsWriter(workdir, 0, time.monotonic())
+    writer.write(1, {"loss": float("nan"), "grad_norm": float("inf"), "clip": 2.0})
+    writer.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    row = json.loads(text, parse_constant=pytest.fail)
+    assert (row["loss"], row["grad_norm"], row["clip"]) == (None, None, 2.0)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"clip" in events.read_bytes() and b"loss" not in events.read_bytes()

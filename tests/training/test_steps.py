@@ -91,6 +91,15 @@ def flat(params):
     return traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
 
+def norms(name, tree):
+    """The norm of all, and of each part."""
+    parts = {
+        f"{name}/{part}": oracle.norm({k: x for k, x in tree.items() if part in k})
+        for part in ("vision", "head")
+    }
+    return {name: oracle.norm(tree), **parts}
+
+
 def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
     state = program.init(0, STEPS)
     expected = oracle.AdamW(
@@ -106,17 +115,20 @@ def test_steps_are_those_of_adamw_by_hand(program, mesh, batch):
         square, gradients = by_hand(expected.params, batch)
         rate = oracle.rate(0.05, 2, step, STEPS)
         state, metrics = program.step(state, FROZEN, rows)
+        rates = {k: rate * (0.3 if "vision" in k else 1) for k in gradients}
+        expected.step(gradients, rates)
         assert {name: float(x) for name, x in metrics.items()} == pytest.approx(
             {
                 "loss": square / 2,
                 "square": square,
-                "grad_norm": oracle.norm(gradients),
+                **norms("grad_norm", gradients),
+                **norms("param_norm", expected.params),
                 "learning_rate": rate,
+                "skipped": 0,
+                "skipped_in_a_row": 0,
             },
             rel=1e-4,
         )
-        rates = {k: rate * (0.3 if "vision" in k else 1) for k in gradients}
-        expected.step(gradients, rates)
         for name, x in flat(state.params).items():
             np.testing.assert_allclose(x, expected.params[name], rtol=1e-4, atol=1e-5)
         keep = min(0.3, (1 + step) / (10 + step))
@@ -194,6 +206,30 @@ def test_a_step_does_not_take_the_logit_scale_beyond_a_hundred(mesh):
         state, _ = program.step(state, None, {})
     scale = float(state.params["logit_scale"])
     assert scale == pytest.approx(np.log(100), rel=1e-6)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
+def test_a_step_that_is_not_finite_moves_nothing_and_counts(
+    program, mesh, batch, poison
+):
+    """Of 1e30 the square is not finite, nor is the gradient's norm."""
+    state, _ = program.step(program.init(0, STEPS), FROZEN, to_global(batch, mesh))
+    before = jax.device_get(state)
+    bad = to_global({**batch, "y": np.full_like(batch["y"], poison)}, mesh)
+    for times in (1, 2):
+        state, metrics = program.step(state, FROZEN, bad)
+        assert not np.isfinite(float(metrics["loss"]))
+        assert int(metrics["skipped"]) == int(metrics["skipped_in_a_row"]) == times
+    after = jax.device_get(state)
+    for kept in ("steps", "params", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(before, kept), getattr(after, kept)
+        )
+    assert (int(before.step), int(after.step)) == (1, 3)
+    state, metrics = program.step(state, FROZEN, to_global(batch, mesh))
+    assert (int(state.skipped), int(state.skipped_in_a_row)) == (2, 0)
+    assert np.isfinite(float(metrics["loss"]))
+    assert (flat(state.params)["head/kernel"] != before.params["head"]["kernel"]).any()
 
 
 def test_the_state_counts_its_steps(program, mesh, batch):

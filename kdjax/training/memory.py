@@ -1,0 +1,234 @@
+"""What a step holds on a device, and what to do when that is too much."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+
+from kdjax.errors import UserError
+from kdjax.parallel import BATCH_AXES
+from kdjax.parallel.chips import GIB, chip_of
+from kdjax.training.steps import Program, build_program
+
+EXHAUSTED = "RESOURCE_EXHAUSTED"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a compiled step needs on one device.
+
+    Attributes:
+        arguments: the state, the frozen parameters and the batch.
+        temporary: what is held only while it runs.
+        outputs: what it returns, where that is not put in the place of arguments.
+    """
+
+    arguments: int
+    temporary: int
+    outputs: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.arguments + self.temporary + self.outputs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total / GIB:.1f} GiB on each device ({self.arguments / GIB:.1f} of "
+            f"arguments, {self.temporary / GIB:.1f} temporary, "
+            f"{self.outputs / GIB:.1f} of outputs)"
+        )
+
+
+def step_memory(program: Program, *inputs: Any) -> Memory | None:
+    """Return what a program's step needs, or None where the compiler does not say.
+
+    Args:
+        program: whose step is compiled; nothing is run.
+        inputs: state, frozen and batch, or their shapes.
+    """
+    step: Any = program.step
+    compiled = step.lower(*jax.tree.map(_shape, inputs)).compile()
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    return Memory(
+        arguments=found.argument_size_in_bytes,
+        temporary=found.temp_size_in_bytes,
+        outputs=found.output_size_in_bytes - found.alias_size_in_bytes,
+    )
+
+
+def state_memory(program: Program) -> int:
+    """Return the bytes of a program's state on one device."""
+    held = jax.tree.map(
+        lambda x, place: math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize,
+        program.shapes,
+        program.shardings,
+    )
+    return sum(jax.tree.leaves(held))
+
+
+def _shape(x: Any) -> Any:
+    sharding = x.sharding if isinstance(x, jax.Array) and x.committed else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def device_limit(device: jax.Device) -> int:
+    """Return the bytes that a device has for arrays; a CPU's share of the machine's."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    if chip := chip_of(device.device_kind):
+        return chip.memory
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine // len(jax.local_devices())
+
+
+@contextmanager
+def memory_explained(
+    program: Program, inputs: Callable[[], tuple[Any, ...]] = tuple
+) -> Iterator[None]:
+    """Say of a step for which memory is short what it needs, and what would help.
+
+    Args:
+        program: whose state or steps are made inside.
+        inputs: gives state, frozen and batch of the last step; nothing where the state
+            is only made.
+
+    Raises:
+        UserError: memory was short.
+    """
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        raise UserError(_explanation(program, inputs(), str(error))) from error
+
+
+@contextmanager
+def evaluation_explained() -> Iterator[None]:
+    """Say of an evaluation for which memory is short what would help.
+
+    Raises:
+        UserError: memory was short.
+    """
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"an evaluation does not fit into memory beside what is trained ({said}): "
+            "set eval.every_steps to 0 to score in the end alone, or mesh.fsdp higher"
+        ) from error
+
+
+def _explanation(program: Program, inputs: tuple[Any, ...], said: str) -> str:
+    limit = device_limit(program.mesh.devices.flat[0])
+    if not jax.tree.leaves(inputs[-1:]):
+        held = state_memory(program)
+        return (
+            f"the state of training takes {held / GIB:.1f} GiB on each device, and it "
+            f"has {limit / GIB:.1f} GiB for this and all else: "
+            f"{more_devices(program, held, limit)}"
+        )
+    needed = _try(program, inputs)
+    if needed is None:  # the compiler itself gave up, and said why
+        start = f"the step does not fit into memory ({' '.join(said.split())[:200]})"
+    else:
+        start = f"the step needs {needed}, and a device has {limit / GIB:.1f} GiB"
+    return f"{start}: {advice(program, inputs, needed, limit)}"
+
+
+def _try(program: Program, inputs: tuple[Any, ...]) -> Memory | None:
+    """Return what a step needs; None where that is more than can be compiled."""
+    try:
+        return step_memory(program, *inputs)
+    except JaxRuntimeError:
+        return None
+
+
+def advice(
+    program: Program, inputs: tuple[Any, ...], needed: Memory | None, limit: int
+) -> str:
+    """Return which setting would make a step fit.
+
+    Args:
+        program: that does not fit.
+        inputs: state, frozen and batch, or their shapes.
+        needed: by its step, if that is known.
+        limit: bytes of a device.
+    """
+    if needed is not None and needed.arguments > limit:
+        return more_devices(program, needed.arguments, limit)
+    rows = len(jax.tree.leaves(inputs[-1])[0])
+    for microbatch in smaller_microbatches(program, rows):
+        smaller = with_microbatch(program, microbatch)
+        found = _try(smaller, inputs)
+        if found is not None and found.total <= limit:
+            return (
+                f"set microbatch to {microbatch}, with which it needs "
+                f"{found.total / GIB:.1f} GiB"
+            )
+    return (
+        "no microbatch is small enough: set remat.vision and remat.text to full, or "
+        + more_devices(program, needed.total if needed else 2 * limit, limit)
+    )
+
+
+def smaller_microbatches(program: Program, rows: int) -> list[int]:
+    """Return sizes to try, each at most half of the one before.
+
+    Args:
+        program: whose task has a microbatch, or has none.
+        rows: of the global batch.
+    """
+    size = getattr(program.task, "microbatch", None)
+    if size is None:
+        return []
+    shares = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
+    sizes, last = [], size or rows
+    for candidate in range(last // 2, 0, -1):
+        fits = rows % candidate == 0 and candidate % shares == 0
+        if fits and 2 * candidate <= last:
+            sizes.append(candidate)
+            last = candidate
+    return sizes
+
+
+def with_microbatch(program: Program, microbatch: int) -> Program:
+    """Return the same program with another microbatch of its task."""
+    task: Any = program.task
+    return build_program(
+        replace(task, microbatch=microbatch),
+        program.optimizer,
+        program.mesh,
+        program.frozen,
+    )
+
+
+def more_devices(program: Program, held: int, limit: int) -> str:
+    """Return over how many devices parameters would have to be split, in words.
+
+    Args:
+        program: whose mesh there is.
+        held: bytes on each device.
+        limit: bytes that there may be.
+    """
+    fsdp, devices = program.mesh.shape["fsdp"], program.mesh.devices.size
+    wanted = fsdp * max(2, math.ceil(held / limit))
+    for size in range(wanted, devices + 1):
+        if devices % size == 0:
+            return f"split what is held over more devices: set mesh.fsdp to {size}"
+    return (
+        f"take a model or a batch that is smaller, or at least {wanted} devices and "
+        f"mesh.fsdp {wanted}"
+    )

@@ -1,0 +1,51 @@
+"""A trace of what host and devices do in some steps, by JAX's profiler."""
+
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from kdjax.errors import UserError
+
+
+class Trace:
+    """Writes a trace of the steps from the first to the last, both included.
+
+    A run that is resumed between them traces the rest.
+    """
+
+    def __init__(self, folder: epath.Path, steps: Sequence[int]) -> None:
+        """Trace into `folder`; no `steps` for no trace.
+
+        Raises:
+            UserError: the folder is in a bucket, where the profiler does not write.
+        """
+        if steps and "://" in str(folder):
+            raise UserError(
+                f"a trace cannot be written to {folder}: give a --workdir that is a "
+                "local folder, or leave profile empty"
+            )
+        self._folder = folder
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Begin if it is time."""
+        if step in self._steps and not self._running:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def ends_with(self, step: int) -> bool:
+        """Return whether this step, when it is over, is the last one."""
+        return self._running and step == self._steps[-1]
+
+    def after(self, step: int) -> None:
+        """End if the last step is over."""
+        if self.ends_with(step):
+            self.close()
+
+    def close(self) -> None:
+        """Write what there is."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()

@@ -1,0 +1,47 @@
+"""Seconds belong to the step in which they were spent."""
+
+import pytest
+
+from kdjax.training import stopwatch
+from kdjax.training.stopwatch import Stopwatch
+
+
+@pytest.fixture
+def spend(monkeypatch):
+    """A clock that goes when it is told to."""
+    now = [0.0]
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
+
+    def spend(clock, **seconds):
+        for phase, some in seconds.items():
+            with clock.measure(phase):
+                now[0] += some
+
+    return spend
+
+
+def test_a_lap_is_of_its_own_steps_also_when_later_ones_have_begun(spend):
+    clock = Stopwatch(10)
+    for step in (11, 12, 13, 14):
+        spend(clock, data=1.0, step=float(step))
+        clock.split(step)
+    spend(clock, checkpoint=6.0)
+    assert clock.lap(12) == {"data": 1, "step": 11.5, "checkpoint": 0, "evaluation": 0}
+    spend(clock, evaluation=2.0)
+    clock.split(15)
+    # The checkpoint came before step 15, of which it is counted.
+    assert clock.lap(15) == {
+        "data": pytest.approx(2 / 3),
+        "step": 9,
+        "checkpoint": 2,
+        "evaluation": pytest.approx(2 / 3),
+    }
+
+
+def test_a_failure_inside_is_measured_too(spend):
+    clock = Stopwatch(0)
+    with pytest.raises(ZeroDivisionError), clock.measure("step"):
+        spend(clock, data=2.0)
+        raise ZeroDivisionError
+    clock.split(1)
+    assert clock.lap(1)["step"] == 2
