@@ -100,8 +100,8 @@ def load_vqa(name_or_directory: str | os.PathLike[str]) -> VQA:
     directory = find_model(name, (*ABOUT, VQA_WEIGHTS))
     if not (directory / VQA_CONFIG).exists():
         raise UserError(
-            f"there is no model in {name} that answers questions: name the workdir of "
-            "a run of kdjax vqa, and let it finish"
+            f"there is no model in {name!r} that answers questions: name the workdir "
+            "of a run of kdjax vqa, and let it finish"
         )
     model = load_vqa_model(directory, Compute("float32", "xla"))
     processor = Processor(
