@@ -129,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
-        return hosts.leave(2)
+        # What starts a run again does so unless the input is wrong, which is 2.
+        return hosts.leave(1 if isinstance(error, hosts.Absent) else 2)
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
             print(STOPPED, file=sys.stderr)

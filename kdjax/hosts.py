@@ -27,6 +27,10 @@ GONE = (
 )
 
 
+class Absent(UserError):
+    """The other processes did not come; they may when all are started again."""
+
+
 def start(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -44,7 +48,8 @@ def start(
         heartbeat_timeout_seconds: after which one that says nothing is gone.
 
     Raises:
-        UserError: only some are given, they cannot be, or the others do not come.
+        UserError: only some are given, or they cannot be.
+        Absent: the others do not come.
     """
     if heartbeat_timeout_seconds < 1:
         raise UserError(
@@ -70,7 +75,7 @@ def start(
         )
     # What hinders it is of many kinds.
     except Exception as error:
-        raise UserError(
+        raise Absent(
             f"the processes of this run do not meet ({error}): start all of them at "
             "once, each with the address of the first as --coordinator_address, with "
             "--num_processes and with its own --process_id"

@@ -9,8 +9,8 @@ from kdjax.commands.common import (
     Evaluation,
     fit,
     objectives_of,
+    optimizer_of,
     own_rows,
-    program_of,
     put_into,
     say_unsplit,
     source_of,
@@ -38,6 +38,7 @@ from kdjax.errors import UserError
 from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of
 from kdjax.parallel import make_mesh, unsplit
+from kdjax.training.steps import check_program
 from kdjax.training.tasks import ContrastiveTask
 
 
@@ -76,7 +77,7 @@ def _run(
         objectives_of(config),
         config.microbatch,
     )
-    program_of(config, task)  # rates of what is not there are refused now
+    check_program(task, optimizer_of(config))
     objective = task.objective_shapes()
     wanted = [objective.wanted(place) for place in range(len(teachers))]
     if are_held(teachers, config):

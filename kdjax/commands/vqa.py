@@ -38,6 +38,7 @@ from kdjax.models import CLIPConfig, Params, VQAConfig, VQAModel, abstract_of
 from kdjax.models.config import to_dict
 from kdjax.parallel import make_mesh, unsplit
 from kdjax.training.rates import moves
+from kdjax.training.steps import check_program
 from kdjax.training.tasks import VQATask
 
 Batch = dict[str, Any]
@@ -81,7 +82,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
     task = VQATask(model, objectives_of(config), teacher.config, config.microbatch)
-    program_of(config, task)  # rates of what is not there are refused now
+    check_program(task, optimizer_of(config))
 
     def warm_start(params: Params) -> Params:
         given = {} if tower is None else {"model": {"vision": tower}}

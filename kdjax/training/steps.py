@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from kdjax.models import Params
 from kdjax.parallel import BATCH_AXES, replicated, state_shardings, unsplit
@@ -111,6 +111,22 @@ def build_program(
 
 
 @functools.lru_cache(maxsize=64)
+def structure_of(task: Task) -> tuple[nnx.GraphDef, nnx.State]:
+    """Return the structure of what a task trains, and its parameters as shapes."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+    return graph, abstract
+
+
+def check_program(task: Task, optimizer: OptimizerConfig) -> None:
+    """Check early what `build_program` would refuse.
+
+    Raises:
+        UserError: a pattern of the optimiser's rates matches no parameter.
+    """
+    check_rates(nnx.to_pure_dict(structure_of(task)[1]), optimizer.rates)
+
+
+@functools.lru_cache(maxsize=64)
 def _build(
     task: Task,
     optimizer: OptimizerConfig,
@@ -119,11 +135,10 @@ def _build(
     leaves: tuple[NamedSharding, ...],
 ) -> Program:
     """Return the functions of `build_program`, whose arguments can all be hashed."""
+    check_program(task, optimizer)
     places = jax.tree.unflatten(structure, leaves)
+    _, abstract = structure_of(task)
     transform = make_optimizer(optimizer)
-    module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
-    graph, abstract = nnx.split(module)
-    check_rates(nnx.to_pure_dict(abstract), optimizer.rates)
 
     def init(seed: Array, steps: Array) -> TrainState:
         state = nnx.state(task.init(nnx.Rngs(jax.random.key(seed))))
@@ -131,42 +146,6 @@ def _build(
         ema = begin_average(params) if optimizer.ema else None
         moments, zero = transform.init(params), jnp.int32(0)
         return TrainState(zero, steps, params, moments, zero, zero, ema)
-
-    def step(
-        state: TrainState, frozen: Frozen, batch: Batch
-    ) -> tuple[TrainState, dict[str, Array]]:
-        progress = state.step / jnp.maximum(1, state.steps)
-
-        def loss(params: Params) -> tuple[Array, dict[str, Array]]:
-            moving = stop_frozen(params, optimizer)
-            # What is quadratic in the batch asks the context how rows are split.
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return task.loss(nnx.merge(graph, moving), frozen, batch, progress)
-
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        rate = learning_rate(optimizer, state.step, state.steps)
-        updates = optax.tree.scale(rate, updates)
-        params = optax.apply_updates(state.params, updates)
-        params = clamp_logit_scale(params, optimizer.max_logit_scale)
-        ema = state.ema
-        if ema is not None:
-            ema = move_average(ema, params, state.step, optimizer)
-        moved = replace(state, params=params, opt_state=opt_state, ema=ema)
-        norms = norms_of(grads, "grad_norm")
-        finite = jnp.isfinite(value) & jnp.isfinite(norms["grad_norm"])
-        after = _unless_skipped(finite, moved, state)
-        metrics = {
-            "loss": value,
-            **terms,
-            **norms,
-            **norms_of(after.params, "param_norm"),
-            **logit_scale_of(after.params),
-            "learning_rate": rate,
-            "skipped": after.skipped,
-            "skipped_in_a_row": after.skipped_in_a_row,
-        }
-        return after, metrics
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(init, number, number)
@@ -182,7 +161,7 @@ def _build(
         frozen=places,
         init=lambda seed, steps: jitted_init(jnp.uint32(seed), jnp.int32(steps)),
         step=jax.jit(
-            step,
+            _step_of(task, optimizer, transform, mesh),
             in_shardings=(shardings, places, rows),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
@@ -192,6 +171,65 @@ def _build(
         shardings=shardings,
         unsplit=unsplit(abstract, mesh),
     )
+
+
+def _step_of(
+    task: Task,
+    optimizer: OptimizerConfig,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Return the step: forward, backward, update, and what is told of it."""
+    graph, _ = structure_of(task)
+
+    def step(
+        state: TrainState, frozen: Frozen, batch: Batch
+    ) -> tuple[TrainState, dict[str, Array]]:
+        progress = state.step / jnp.maximum(1, state.steps)
+
+        def loss(params: Params) -> tuple[Array, dict[str, Array]]:
+            moving = stop_frozen(params, optimizer)
+            # What is quadratic in the batch asks the context how rows are split.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return task.loss(nnx.merge(graph, moving), frozen, batch, progress)
+
+        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        rate = learning_rate(optimizer, state.step, state.steps)
+        norms = norms_of(grads, "grad_norm")
+        finite = jnp.isfinite(value) & jnp.isfinite(norms["grad_norm"])
+        moved = _moved(state, grads, rate, optimizer, transform)
+        after = _unless_skipped(finite, moved, state)
+        metrics = {
+            "loss": value,
+            **terms,
+            **norms,
+            **norms_of(after.params, "param_norm"),
+            **logit_scale_of(after.params),
+            "learning_rate": rate,
+            "skipped": after.skipped,
+            "skipped_in_a_row": after.skipped_in_a_row,
+        }
+        return after, metrics
+
+    return step
+
+
+def _moved(
+    state: TrainState,
+    grads: Params,
+    rate: Float[Array, ""],
+    optimizer: OptimizerConfig,
+    transform: optax.GradientTransformation,
+) -> TrainState:
+    """Return the state after an update: its parameters, their moments and average."""
+    updates, opt_state = transform.update(grads, state.opt_state, state.params)
+    updates = optax.tree.scale(rate, updates)
+    params = optax.apply_updates(state.params, updates)
+    params = clamp_logit_scale(params, optimizer.max_logit_scale)
+    ema = state.ema
+    if ema is not None:
+        ema = move_average(ema, params, state.step, optimizer)
+    return replace(state, params=params, opt_state=opt_state, ema=ema)
 
 
 def _compiler_options(mesh: Mesh, level: int) -> dict[str, int] | None:
