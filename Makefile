@@ -18,7 +18,7 @@ test-full: test
 notebook: .venv/test
 	mkdir -p runs/notebook
 	cp colab/quickstart.ipynb runs/notebook
-	$(BIN)/jupyter execute --inplace runs/notebook/quickstart.ipynb
+	$(BIN)/jupyter-execute --inplace runs/notebook/quickstart.ipynb
 
 check: .venv/test
 	$(BIN)/ruff format --check .
