@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-full check format clean parity
+.PHONY: study test test-full notebook check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
@@ -13,6 +13,12 @@ test: check
 # And every form of every objective on every mesh, of one process and of two.
 test-full: test
 	$(BIN)/python -m pytest -rP -v tests/objectives/full_product.py
+
+# The first notebook at its own settings; open the copy in runs/notebook to look at it.
+notebook: .venv/test
+	mkdir -p runs/notebook
+	cp colab/quickstart.ipynb runs/notebook
+	$(BIN)/jupyter-execute --inplace runs/notebook/quickstart.ipynb
 
 check: .venv/test
 	$(BIN)/ruff format --check .

@@ -7,7 +7,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_clip": "kdjax.weights",
     "load_processor": "kdjax.data.processor",
+    "load_vqa": "kdjax.commands.asking",
     "save_clip": "kdjax.weights",
+    "build_source": "kdjax.data.registry",
     "run": "kdjax.cli",
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os.path
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,9 +36,12 @@ from kdjax.models.config import Kernel, Remat, vqa_config_from_dict
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
 from kdjax.parallel import FROZEN, SPLIT
 from kdjax.weights import check_format, load_clip, save_clip
+from kdjax.weights.rules import check_tensors
 
 # As `inherit_from`, the config's own teacher and not a run of that name.
 TEACHER = "teacher"
+# In a model's folder, beside its tokenizer.
+VQA_CONFIG, VQA_WEIGHTS = "vqa.json", "vqa.safetensors"
 # Fused kernels of attention, and the machine that each is for.
 KERNELS = {"cudnn": "gpu", "splash": "tpu"}
 
@@ -404,31 +408,44 @@ def save_vqa_model(
         name: np.asarray(x, np.float32)
         for name, x in flatten_dict(jax.device_get(whole(params)), sep="/").items()
     }
-    write_whole(directory / "vqa.safetensors", save(flat))
-    write_whole(directory / "vqa.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(directory / VQA_WEIGHTS, save(flat))
+    write_whole(directory / VQA_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     tokenizer.save(directory, config["model"]["question_length"])
 
 
-def load_vqa_model(directory: epath.Path) -> tuple[dict[str, Any], Params, Tokenizer]:
-    """Return what `save_vqa_model` wrote.
+def load_vqa_model(directory: epath.Path, compute: Compute) -> NamedVQAModel:
+    """Return the model that `save_vqa_model` wrote.
 
     Raises:
         UserError: it is damaged.
     """
-    from flax.traverse_util import unflatten_dict
+    from flax.traverse_util import flatten_dict, unflatten_dict
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        config = json.loads((directory / "vqa.json").read_text())
-        flat = load((directory / "vqa.safetensors").read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+        saved = json.loads((directory / VQA_CONFIG).read_text())
+        flat = load((directory / VQA_WEIGHTS).read_bytes())
+        config = compute.of_vqa(vqa_config_from_dict(saved["model"]))
+        abstract = nnx.to_pure_dict(abstract_of(VQAModel, config))
+        expected = flatten_dict(abstract, sep="/")
+        check_tensors(_shapes(flat), _shapes(expected))
+        about = {k: saved[k] for k in ("questions_per_image", "blank")}
+        answers = tuple(saved["answers"])
+        if len(answers) != config.num_answers:
+            raise ValueError(f"{len(answers)} answers and {config.num_answers} classes")
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise UserError(
             f"the VQA model in {directory} is damaged ({error}): remove results.json "
             "of its run, and the same command saves it again"
         ) from error
-    params = unflatten_dict(flat, sep="/")
-    return config, params, load_tokenizer(str(directory))
+    held = {name: x.astype(expected[name].dtype) for name, x in flat.items()}
+    params, tokenizer = unflatten_dict(held, sep="/"), load_tokenizer(str(directory))
+    return NamedVQAModel(config, params, tokenizer, answers, **about)
+
+
+def _shapes(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in flat.items()}
 
 
 def open_vqa_model(run: epath.Path, compute: Compute) -> NamedVQAModel | None:
@@ -438,16 +455,6 @@ def open_vqa_model(run: epath.Path, compute: Compute) -> NamedVQAModel | None:
         UserError: it is damaged.
     """
     directory = run / MODEL
-    if not (directory / "vqa.json").exists():
+    if not (directory / VQA_CONFIG).exists():
         return None
-    saved, params, tokenizer = load_vqa_model(directory)
-    config = compute.of_vqa(vqa_config_from_dict(saved["model"]))
-    shapes = nnx.to_pure_dict(abstract_of(VQAModel, config))
-    return NamedVQAModel(
-        config,
-        jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes),
-        tokenizer,
-        tuple(saved["answers"]),
-        saved["questions_per_image"],
-        saved["blank"],
-    )
+    return load_vqa_model(directory, compute)

@@ -20,13 +20,25 @@ from kdjax.models.clip import preprocess
 
 
 @functools.partial(jax.jit, static_argnames="config")
+def likely_answers(
+    params: Params,
+    pixels: Float[Array, "B S S 3"],
+    questions: Int[Array, "B Q L"],
+    *,
+    config: VQAConfig,
+) -> Int[Array, "B Q"]:
+    """Return the most likely answer's index for normalised images and question ids."""
+    model = nnx.merge(graph_of(VQAModel, config), params)
+    return jnp.argmax(model(pixels, questions), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def best_answers(
     params: Params, images: Array, questions: Int[Array, "B Q L"], *, config: VQAConfig
 ) -> Int[Array, "B Q"]:
-    """Return the most likely answer's index for uint8 images and question ids."""
-    model = nnx.merge(graph_of(VQAModel, config), params)
-    logits = model(preprocess(images, config.vision), questions)
-    return jnp.argmax(logits, axis=-1)
+    """Return the same for uint8 images of any size."""
+    pixels = preprocess(images, config.vision)
+    return likely_answers(params, pixels, questions, config=config)
 
 
 @functools.partial(jax.jit, static_argnames="config")

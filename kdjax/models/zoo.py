@@ -74,6 +74,7 @@ ARCHITECTURES: dict[str, CLIPConfig] = {
     "vit-l-14": _vit((1024, 24, 16), (768, 12, 12), 14, 768),
     # For the data sets that come with the package.
     "nano-16": _tiny(16, 1, 16),
+    "nano-8": _tiny(16, 1, 8),
     "tiny-16": _tiny(32, 2, 16),
     "tiny-8": _tiny(32, 2, 8),
     "mini-8": _tiny(48, 3, 8),

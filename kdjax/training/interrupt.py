@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__("stopped; the same command goes on from what is saved")
         self.signum = signum
 
 
