@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-full notebook check format clean parity
+.PHONY: study test test-full notebook bench check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
@@ -40,6 +40,10 @@ format: .venv/test
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@
+
+# How fast kdjax is against PyTorch on this machine; best with nothing else running.
+bench: .venv/parity
+	.venv-parity/bin/python -m benchmarks.speed
 
 # The golden files once more, from the original code, and our exports opened by it.
 parity: .venv/parity .venv/flax

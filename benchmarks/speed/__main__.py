@@ -1,0 +1,207 @@
+"""How fast kdjax is against PyTorch on this machine, in one run and in turns.
+
+    python -m benchmarks.speed                    # what `make bench` runs
+    python -m benchmarks.speed --tiny --alone     # small models, kdjax only
+
+Each side has a process of its own, which waits while the other works. A round is some
+steps of one side and then as many of the other; a ratio is that of one round, so what
+slows the machine down slows both. The losses of the first step are compared: both sides
+compute the same.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.speed.cases import KINDS, PAIRS, Case
+
+RESULTS = Path(__file__).parents[1] / "results"
+TINY = {"nano-16": "tiny-16"}
+# On accelerators.
+LARGE = {"vit-b-16": "vit-l-14"}
+COMPILED = Case("distill", "vit-t-16", "vit-l-14", 256, "float32", "none", "")
+
+
+class Side:
+    """A process that makes steps when it is told to."""
+
+    def __init__(self, module: str, how: str, case: Case) -> None:
+        command = [sys.executable, "-m", f"benchmarks.speed.{module}", how]
+        self._process = subprocess.Popen(
+            [*command, case.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.said = self._read()
+
+    def seconds(self, steps: int) -> float:
+        """Return how long so many steps take."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._read()["seconds"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"a side ended with status {self._process.wait()}")
+
+    def end(self) -> None:
+        """Hang up."""
+        self._process.communicate()
+
+
+@contextmanager
+def side(module: str, how: str, case: Case) -> Iterator[Side]:
+    """Give a side of a case, until it is not needed any more."""
+    started = Side(module, how, case)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def compare(
+    case: Case, peers: Sequence[str], rounds: int, steps: int
+) -> dict[str, Any]:
+    """Return the seconds of a step of every side, round by round."""
+    with ExitStack() as stack:
+        sides = {"kdjax": stack.enter_context(side("kdjax_side", "run", case))}
+        for peer in peers:
+            sides[peer] = stack.enter_context(side("torch_side", peer, case))
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(rounds + 1):
+            for name, each in sides.items():
+                seconds = each.seconds(steps) / steps
+                if turn:  # the first warms up
+                    found[name].append(seconds)
+        said = {name: each.said for name, each in sides.items()}
+    return {"case": case.name, "batch": case.batch, "dtype": case.dtype,
+            "said": said, "seconds": found}  # fmt: skip
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """Return the median and the range of numbers as text."""
+    return f"{median(numbers):.2f} ({min(numbers):.2f} to {max(numbers):.2f})"
+
+
+def lines_of(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is printed of a case."""
+    seconds, said = result["seconds"], result["said"]
+    for name, values in seconds.items():
+        times = spread([1e3 * x for x in values])
+        text = f"  {name}: {times} ms a step, first {said[name]['loss']:.6g}"
+        if name == "kdjax":
+            if flops := said[name].get("flops"):
+                rate = flops / median(values)
+                text += f", {rate / 1e12:.3g} model TFLOP/s"
+                if peak := said[name].get("peak"):
+                    text += f", {rate / peak:.1%} of the peak"
+            yield text
+            continue
+        ratios = [a / b for a, b in zip(values, seconds["kdjax"], strict=True)]
+        yield f"{text}; kdjax is {spread(ratios)} times as fast"
+
+
+def start_up() -> dict[str, float]:
+    """Return the seconds of `kdjax --help`, the best of five, and of a compilation."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "kdjax", "--help"], check=True, capture_output=True
+        )
+        times.append(time.perf_counter() - started)
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed.kdjax_side", "compile",
+         COMPILED.to_json()],
+        check=True, capture_output=True, text=True,
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+    )  # fmt: skip
+    return {
+        "kdjax --help": median(times),
+        "compile distill vit-l-14 to vit-t-16": json.loads(found.stdout)["seconds"],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers are of."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [x.partition(":")[2].strip() for x in lines if x[:10] == "model name"]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "load": os.getloadavg(),
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--tiny", action="store_true", help="small models")
+    parser.add_argument(
+        "--large", action="store_true",
+        help="ViT-L/14 to ViT-B/16 in bfloat16, for accelerators",
+    )  # fmt: skip
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile too")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="of a round")
+    parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
+    parser.add_argument("--out", type=Path, help="a file; by default beside the code")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time what the command line asks for, print it and write it down."""
+    asked = parse(argv)
+    pairs = TINY if asked.tiny else LARGE if asked.large else PAIRS
+    dtype = "bfloat16" if asked.large else "float32"
+    peers = [] if asked.alone else ["eager", *(["compiled"] if asked.compiled else [])]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for student, teacher in pairs.items():
+            plain = Case("forward", student, teacher, asked.batch, dtype, asked.remat,
+                         f"{folder}/{student}")  # fmt: skip
+            for kind in asked.kinds:
+                case = replace(plain, kind=kind)
+                print(f"{case.name}, batch {case.batch}, {dtype}", flush=True)
+                results.append(compare(case, peers, asked.rounds, asked.steps))
+                print("\n".join(lines_of(results[-1])), flush=True)
+    found: dict[str, Any] = {"machine": machine(), "results": results}
+    if not asked.tiny:
+        found["start_up"] = start_up()
+        for name, seconds in found["start_up"].items():
+            print(f"{name}: {seconds:.2f} s")
+    device = results[0]["said"]["kdjax"]["device"].lower().replace(" ", "-")
+    path = asked.out or RESULTS / f"speed-{device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
