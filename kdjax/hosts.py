@@ -145,6 +145,24 @@ def wait(where: str) -> None:
         sync_global_devices(where)
 
 
+def all_say(yes: bool) -> bool:
+    """Return whether all processes say yes; all of them must ask."""
+    if not several():
+        return yes
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(process_allgather(yes).all())
+
+
+def first_says(yes: bool) -> bool:
+    """Return what the first process says; all of them must ask."""
+    if not several():
+        return yes
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    return bool(broadcast_one_to_all(yes))
+
+
 def whole(tree: Tree) -> Tree:
     """Return arrays that are spread over hosts as arrays that each host has itself.
 

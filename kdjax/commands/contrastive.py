@@ -107,7 +107,7 @@ def _run(
             source=source_of(config, config.eval.split),
         ),
     )
-    state, seconds = fit(
+    trained = fit(
         config,
         workdir,
         task,
@@ -118,8 +118,10 @@ def _run(
         taught.frozen,
         warm_start,
     )
+    state = trained.state
     save_model(student_config, state.evaluated["model"], tokenizer, workdir.path)
-    results = {**evaluation.scores(state).results, "seconds": seconds}
+    results = evaluation.scores(state).results
+    results = {**results, **trained.ends, "seconds": trained.seconds}
     if not named:
         return results
     scales = list(taught.scales)

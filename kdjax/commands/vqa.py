@@ -112,7 +112,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         **about,
     )
     evaluation = Evaluation(config.eval.evaluators, subject)
-    state, seconds = fit(
+    trained = fit(
         config,
         workdir,
         task,
@@ -124,13 +124,14 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         warm_start,
     )
     saved = {"model": to_dict(model), "answers": list(source.answers), **about}
+    state = trained.state
     save_vqa_model(saved, state.evaluated["model"], tokenizer, workdir.path)
     scores = evaluation.scores(state)
     workdir.write_json(
         "predictions.json",
         [{"question_id": k, "answer": said} for k, said in scores.predictions.items()],
     )
-    return {**scores.results, "seconds": seconds}
+    return {**scores.results, **trained.ends, "seconds": trained.seconds}
 
 
 def _model(
