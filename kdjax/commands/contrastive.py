@@ -20,6 +20,7 @@ from kdjax.commands.models import (
     TEACHER,
     Compute,
     NamedModel,
+    begin_model,
     compute_of,
     compute_of_teacher,
     fit_vocabulary,
@@ -27,6 +28,7 @@ from kdjax.commands.models import (
     open_model,
     save_model,
     teacher_names,
+    with_parts,
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
@@ -61,7 +63,8 @@ def _run(
 ) -> dict[str, Any]:
     compute, mesh = compute_of(config, reporter), make_mesh(dict(config.mesh))
     source = source_of(config, "train")
-    student = open_model(student_name, workdir.path, compute, mesh)
+    student = open_model(student_name, workdir.path, compute, mesh, reporter.say)
+    student = with_parts(student, config.parts)
     if named:
         student = _begun(config, workdir, student, named[0], compute, mesh)
     teachers = _teachers(config, workdir, named, compute, mesh, reporter)
@@ -107,6 +110,7 @@ def _run(
             source=source_of(config, config.eval.split),
         ),
     )
+    begin_model(student_config, tokenizer, workdir.path)
     trained = fit(
         config,
         workdir,
@@ -167,7 +171,8 @@ def _teachers(
     frozen = compute_of_teacher(config, compute)
     teachers = []
     for name in named:
-        teacher = Teacher(name, open_model(name, workdir.path, frozen, mesh))
+        model = open_model(name, workdir.path, frozen, mesh, reporter.say)
+        teacher = Teacher(name, model)
         shapes = abstract_of(CLIP, teacher.config)
         say_unsplit(reporter, f"teacher {name}", unsplit(shapes, mesh, frozen.over))
         teachers.append(teacher)

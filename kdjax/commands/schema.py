@@ -19,6 +19,7 @@ from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
 from kdjax.evaluation.registry import EVALUATORS, check_evaluators
+from kdjax.models import TOWERS
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
@@ -190,6 +191,7 @@ CONTRASTIVE = {
     "remat": {"vision": REMAT, "text": REMAT},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
+    "parts": Choice(("all", *TOWERS)),
 }
 SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},

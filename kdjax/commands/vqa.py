@@ -44,11 +44,11 @@ Batch = dict[str, Any]
 
 
 def _open_tower(
-    config: ConfigDict, workdir: Workdir, compute: Compute
+    config: ConfigDict, workdir: Workdir, compute: Compute, reporter: Reporter
 ) -> tuple[CLIPConfig, Params | None]:
     """Return the model that `config.tower` names, and its vision tower's weights."""
     mesh = make_mesh(dict(config.mesh))
-    model = open_model(config.tower, workdir.path, compute, mesh)
+    model = open_model(config.tower, workdir.path, compute, mesh, reporter.say)
     return model.config, None if model.params is None else model.params["vision"]
 
 
@@ -75,7 +75,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     """
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    tower_config, tower = _open_tower(config, workdir, compute)
+    tower_config, tower = _open_tower(config, workdir, compute, reporter)
     teacher = _open_teacher(config, workdir, compute, source.answers, reporter)
     blank = config.data.get("blank", False)
     tokenizer = tokenizer_of(config.tokenizer, source)
