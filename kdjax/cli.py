@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from kdjax import hosts
-from kdjax.errors import UserError
+from kdjax.errors import NoRoom, UserError
 
 HELP = {
     "pretrain": "train a CLIP model from captions: a teacher, or a baseline student",
@@ -129,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
-        return hosts.leave(2)
+        # Where a disk is full, libraries would have more to say at a proper end.
+        return hosts.leave(2, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
             print(STOPPED, file=sys.stderr)
@@ -187,7 +188,8 @@ def _start() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import logging
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Of what goes wrong while it saves Orbax writes pages, and raises it too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     _keep_freed_memory()
 
 

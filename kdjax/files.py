@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 from etils import epath
 
 from kdjax import hosts
-from kdjax.errors import UserError
+from kdjax.errors import NoRoom, UserError
 
 P = ParamSpec("P")
 
@@ -88,14 +88,14 @@ def room_explained(workdir: epath.Path) -> Iterator[None]:
     """Say of a full disk what becomes of the run that writes there.
 
     Raises:
-        UserError: there was no room for something of it.
+        NoRoom: there was none for something of it.
     """
     try:
         yield
     except Exception as error:
         if not _is_full(error):
             raise
-        raise UserError(
+        raise NoRoom(
             f"there is no room on the disk of the workdir {workdir}: make some, and "
             "the same command goes on from the last checkpoint"
         ) from error

@@ -196,12 +196,12 @@ def gone(error: Exception) -> str:
     return GONE.format(why=why[:200]) if BROKEN.search(why) else ""
 
 
-def leave(status: int) -> int:
-    """Return an exit status, or end with it where others have been met.
+def leave(status: int, at_once: bool = False) -> int:
+    """Return an exit status, or end with it where others have been met, or at once.
 
     At a proper end each process waits for all, and they would wait for this one.
     """
-    if met():
+    if at_once or met():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
