@@ -1,10 +1,12 @@
 """Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
+import functools
 import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
-        for asked in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(asked, _stop)
+        _listen()
         _do(arguments, overrides)
         return 0
     except UserError as error:
@@ -171,13 +172,42 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"{describe(results)}\n{arguments.workdir}")
 
 
+def _listen() -> None:
+    """End at once when a signal asks; while training the loop's handlers are there.
+
+    Python's handlers run between its own instructions, and a compiler may keep it from
+    them for minutes. A thread is told at once.
+    """
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, _stop)
+    signal.set_wakeup_fd(_ending_thread(), warn_on_full_buffer=False)
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """End at once; only while training there is something to save, by the loop.
+    """Do no more; the thread ends the process.
 
     An exception could be raised, and lost, in the middle of any library's start.
     """
-    print(STOPPED, file=sys.stderr, flush=True)
-    os._exit(128 + signum)
+    threading.Event().wait()
+
+
+@functools.cache
+def _ending_thread() -> int:
+    """Return where a thread reads signals, and ends the process for those of `_stop`.
+
+    It is for those that come when there is nothing to save.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def end() -> None:
+        while told := os.read(reader, 1):
+            if signal.getsignal(told[0]) is _stop:
+                print(STOPPED, file=sys.stderr, flush=True)
+                os._exit(128 + told[0])
+
+    threading.Thread(target=end, daemon=True).start()
+    return writer
 
 
 def _start() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -136,14 +136,17 @@ def train(
         closing(checkpoints),
         closing(journal),
         closing(trace),
-        stop_flag() as flag,
+        ExitStack() as stack,
     ):
+        flag = None
         for step in range(done + 1, config.steps + 1):
             trace.before(step)
             with clock.measure("data"):
                 batch = to_global(next(batches), program.mesh)
             with clock.measure("step"), jax.transfer_guard("disallow"):
                 state, values = program.step(state, frozen, batch)
+            # While the first step compiles there is nothing to save.
+            flag = flag or stack.enter_context(stop_flag())
             asked = flag.stops_at(step)
             stopping = asked is not None
             scores, before = {}, best

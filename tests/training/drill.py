@@ -47,22 +47,21 @@ SETTINGS = {
     "checkpoint.every_steps": 4,
     "checkpoint.best": "validation/zero_shot_accuracy",
 }
-# `kdjax`, which says where it is when it is asked, also from inside a compiler.
+# `kdjax`, whose main thread says where it is when it is asked, also from inside a
+# compiler.
 PROGRAM = """
 import faulthandler, signal, sys
-faulthandler.register(signal.SIGUSR1, all_threads=True)
+faulthandler.register(signal.SIGUSR1, all_threads=False)
 print("begun", file=sys.stderr, flush=True)
 from kdjax.cli import main
 sys.exit(main())
 """
-# The file and the function of a frame that is there in a phase alone, of those that a
-# process is in several of the first.
+# The frame that is there in a phase; of several it is the first of these.
 PHASES = {
-    "checkpoint": r"training/checkpoints.py.* in (save|close|state_after)$"
-    r"|checkpoint_manager.py.* in _finalize$",
     "evaluation": r"training/loop.py.* in _scores$",
+    "checkpoint": r"training/checkpoints.py.* in (save|close|state_after)$",
     "restore": r"training/checkpoints.py.* in restore$",
-    "compile": r"jax/_src/(compiler|interpreters/partial_eval).py",
+    "compile": r"jax/_src/(compiler|interpreters/(pxla|mlir|partial_eval)).py",
     "step": r"training/loop.py.* in train$",
 }
 LIMIT = 300.0
@@ -74,6 +73,7 @@ class Drill:
     def __init__(self, folder):
         self.folder = folder
         self.kills = []
+        self.started = 0.0
         tokenizer = train_tokenizer(build_source("scenes", "train", **DATA).texts())
         size, end = tokenizer.vocab_size, tokenizer.eos_id
         config = with_vocabulary(architecture("nano-16"), size, end)
@@ -83,6 +83,7 @@ class Drill:
     def start(self, name, cache="cache"):
         """Start the run of that name, or go on with it."""
         settings = {**SETTINGS, "teacher": self.folder / "teacher"}
+        self.started = time.time()
         with self.words(name).open("w") as words:
             return subprocess.Popen(
                 [
@@ -110,16 +111,17 @@ class Drill:
             status = process.wait(LIMIT)
         finally:
             stop(process)
-        assert status == 0, self.words(name).read_text()
+        assert status == 0, self.words(name).read_text()[-2000:]
         return ended(self.folder / name)
 
-    def kill(self, name, phase, after=0.0):
+    def kill(self, name, phase, after=0.0, signum=signal.SIGKILL):
         """Start the run and kill it; return what it did then, or None if it ended.
 
         Args:
             name: of the run.
             phase: in which it is killed; "any" for whatever it is in.
             after: seconds from when it begins to train, or restores.
+            signum: that kills it, or at which it must stop.
         """
         # What is compiled already takes no time to speak of.
         if cold := phase == "compile":
@@ -133,17 +135,20 @@ class Drill:
                     began = time.monotonic()
                 late = began is not None and time.monotonic() - began >= after
                 if late and phase in ("any", doing):
-                    stop(process)
+                    process.send_signal(signum)
+                    assert process.wait(LIMIT) in (128 + signum, -signum)
                     self.kills.append(doing)
                     return doing
-                time.sleep(0.01)
-            assert process.returncode == 0, self.words(name).read_text()
+            assert process.returncode == 0, self.words(name).read_text()[-2000:]
             return None
         finally:
             stop(process)
 
     def _doing(self, name, process):
-        """Return the phase in which a process is, by a dump of its stacks."""
+        """Return the phase in which a process is, by a dump of its stack.
+
+        A checkpoint is written by other threads, in a folder with another name.
+        """
         words = self.words(name)
         if "begun" not in words.read_text():
             return "start"
@@ -151,10 +156,13 @@ class Drill:
         process.send_signal(signal.SIGUSR1)
         end = time.monotonic() + 1
         dump = ""
-        while "Current thread" not in dump and time.monotonic() < end:
-            time.sleep(0.002)
-            with suppress(UnicodeDecodeError):
-                dump = words.read_bytes()[known:].decode()
+        while "most recent call" not in dump and time.monotonic() < end:
+            time.sleep(0.01)
+            dump = words.read_bytes()[known:].decode(errors="replace")
+        unfinished = (self.folder / name / "checkpoints").glob("*-tmp")
+        with suppress(FileNotFoundError):  # it was renamed in between
+            if any(x.stat().st_mtime > self.started for x in unfinished):
+                return "checkpoint"
         for phase, frame in PHASES.items():
             if re.search(frame, dump.replace('"', ""), re.MULTILINE):
                 return phase

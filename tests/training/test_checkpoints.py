@@ -22,6 +22,8 @@ from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
 ALONE = (1, 1, 1)
+# What it leaves behind where it cannot read.
+OF_ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 PLACES = {"kernel": PartitionSpec("fsdp", "tensor"), "bias": PartitionSpec("tensor")}
 
@@ -164,8 +166,8 @@ DAMAGES = {
 }
 
 
+@OF_ORBAX
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_path):
     save(tmp_path, 3, 7)
     folder = tmp_path / "checkpoints/7"
@@ -181,7 +183,7 @@ def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_pa
     assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@OF_ORBAX
 def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
     save(tmp_path, 3, 7)
     for step in ("3", "7"):
@@ -189,6 +191,34 @@ def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint in .* can be restored"):
         restore(tmp_path)
     assert folders(tmp_path) == ["3", "7"]
+
+
+@OF_ORBAX
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_model_alone_is_taken_from_the_newest_that_is_whole(averaged, tmp_path):
+    """The average where there is one, in the dtype that is asked for."""
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    for step in (3, 7):
+        state = train_state(step)[0]
+        model = {"model": {"kernel": state.params["kernel"]}}
+        state = replace(state, params={**model, "objective": state.params["bias"]})
+        if averaged:
+            state = replace(state, ema=jax.tree.map(lambda x: 2 * x, state.params))
+        checkpoints.save(state, numbers(), record(step))
+    checkpoints.close()
+    cut_in_half(tmp_path / "checkpoints/7")
+    place = train_state(0)[1].params["kernel"]
+    target = {"kernel": jax.ShapeDtypeStruct((8, 1024), jnp.bfloat16, sharding=place)}
+    said = []
+    found = restore_model(epath.Path(tmp_path), target, said.append)
+    expected = train_state(3)[0].params["kernel"] * (2 if averaged else 1)
+    np.testing.assert_array_equal(found["kernel"], expected.astype(jnp.bfloat16))
+    assert len(said) == 1
+    assert folders(tmp_path) == ["3", "7"]
+
+
+def test_of_a_run_without_checkpoints_there_is_no_model(tmp_path):
+    assert restore_model(epath.Path(tmp_path), {}, print) is None
 
 
 def test_what_was_left_unfinished_is_removed(tmp_path):
