@@ -7,7 +7,7 @@ checkpoints is run by the command line, once undisturbed; then it is killed by S
 and started again until there were so many kills (20). Each time it comes to its end it
 must have the undisturbed run's model, results and metrics bit for bit, but for times,
 and the same sum of all bits of its last checkpoint: parameters, moments, average and
-counters. A table says what each process was doing, by a dump of its stacks just before.
+counters. A table says what each process was doing, as a thread of it told just before.
 """
 
 import json
@@ -16,12 +16,13 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,22 +48,27 @@ SETTINGS = {
     "checkpoint.every_steps": 4,
     "checkpoint.best": "validation/zero_shot_accuracy",
 }
-# `kdjax`, whose main thread says where it is when it is asked, also from inside a
-# compiler.
+# `kdjax`, with a thread that tells the functions in which the main one is, when asked.
 PROGRAM = """
-import faulthandler, signal, sys
-faulthandler.register(signal.SIGUSR1, all_threads=False)
-print("begun", file=sys.stderr, flush=True)
+import socket, sys, threading, traceback
+def tell(asked, thread):
+    while asked.recv(1):
+        stack = traceback.walk_stack(sys._current_frames()[thread])
+        names = [f"{f.f_code.co_filename}:{f.f_code.co_name}" for f, _ in stack]
+        asked.sendall(("|".join(names) + chr(10)).encode())
+asked = socket.socket(fileno=int(sys.argv.pop(1)))
+thread = threading.get_ident()
+threading.Thread(target=tell, args=(asked, thread), daemon=True).start()
 from kdjax.cli import main
 sys.exit(main())
 """
 # The frame that is there in a phase; of several it is the first of these.
 PHASES = {
-    "evaluation": r"training/loop.py.* in _scores$",
-    "checkpoint": r"training/checkpoints.py.* in (save|close|state_after)$",
-    "restore": r"training/checkpoints.py.* in restore$",
+    "evaluation": r"training/loop.py:_scores\b",
+    "checkpoint": r"training/checkpoints.py:(save|close|state_after)\b",
+    "restore": r"training/checkpoints.py:restore\b",
     "compile": r"jax/_src/(compiler|interpreters/(pxla|mlir|partial_eval)).py",
-    "step": r"training/loop.py.* in train$",
+    "step": r"training/loop.py:train\b",
 }
 LIMIT = 300.0
 
@@ -73,21 +79,25 @@ class Drill:
     def __init__(self, folder):
         self.folder = folder
         self.kills = []
-        self.started = 0.0
         tokenizer = train_tokenizer(build_source("scenes", "train", **DATA).texts())
         size, end = tokenizer.vocab_size, tokenizer.eos_id
         config = with_vocabulary(architecture("nano-16"), size, end)
         clip = CLIP(config, rngs=nnx.Rngs(1))
         kdjax.save_clip(clip, folder / "teacher", tokenizer=tokenizer)
 
-    def start(self, name, cache="cache"):
-        """Start the run of that name, or go on with it."""
+    @contextmanager
+    def running(self, name, cache="cache"):
+        """Start the run of that name, or go on with it; in the end nothing of it runs.
+
+        Gives the process, and what tells of it.
+        """
         settings = {**SETTINGS, "teacher": self.folder / "teacher"}
-        self.started = time.time()
+        asking, asked = socket.socketpair()
+        asking.settimeout(5)
         with self.words(name).open("w") as words:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", PROGRAM, "distill"),
+                    *(sys.executable, "-c", PROGRAM, str(asked.fileno()), "distill"),
                     "--config=configs/distill/scenes.py",
                     f"--workdir={self.folder / name}",
                     *(f"--config.{key}={value}" for key, value in settings.items()),
@@ -99,20 +109,28 @@ class Drill:
                 stdout=words,
                 stderr=words,
                 start_new_session=True,
+                pass_fds=[asked.fileno()],
             )
+        try:
+            with asking, asked:
+                yield process, Watcher(asking, self.folder / name / "checkpoints")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def words(self, name):
         return self.folder / f"{name}.txt"
 
+    def check_end(self, name, process):
+        """Check that a process ends well, and return what its run ended with."""
+        assert process.wait(LIMIT) == 0, self.words(name).read_text()[-2000:]
+        return ended(self.folder / name)
+
     def end(self, name):
         """Let the run come to its end, and return what it ended with."""
-        process = self.start(name)
-        try:
-            status = process.wait(LIMIT)
-        finally:
-            stop(process)
-        assert status == 0, self.words(name).read_text()[-2000:]
-        return ended(self.folder / name)
+        with self.running(name) as (process, _):
+            return self.check_end(name, process)
 
     def kill(self, name, phase, after=0.0, signum=signal.SIGKILL):
         """Start the run and kill it; return what it did then, or None if it ended.
@@ -126,11 +144,11 @@ class Drill:
         # What is compiled already takes no time to speak of.
         if cold := phase == "compile":
             shutil.rmtree(self.folder / "cold", ignore_errors=True)
-        process = self.start(name, "cold" if cold else "cache")
-        try:
-            began, doing = None, "start"
+        with self.running(name, "cold" if cold else "cache") as (process, watcher):
+            began = None
             while process.poll() is None:
-                doing = self._doing(name, process)
+                time.sleep(0.01)
+                doing = watcher.phase()
                 if began is None and (phase == "any" or doing != "start"):
                     began = time.monotonic()
                 late = began is not None and time.monotonic() - began >= after
@@ -139,41 +157,34 @@ class Drill:
                     assert process.wait(LIMIT) in (128 + signum, -signum)
                     self.kills.append(doing)
                     return doing
-            assert process.returncode == 0, self.words(name).read_text()[-2000:]
+            self.check_end(name, process)
             return None
-        finally:
-            stop(process)
 
-    def _doing(self, name, process):
-        """Return the phase in which a process is, by a dump of its stack.
+
+class Watcher:
+    """Says what a process is doing."""
+
+    def __init__(self, asking, checkpoints):
+        self.asking = asking
+        self.checkpoints = checkpoints
+        self.started = time.time()
+
+    def phase(self):
+        """Return the phase in which the process is.
 
         A checkpoint is written by other threads, in a folder with another name.
         """
-        words = self.words(name)
-        if "begun" not in words.read_text():
-            return "start"
-        known = words.stat().st_size
-        process.send_signal(signal.SIGUSR1)
-        end = time.monotonic() + 1
-        dump = ""
-        while "most recent call" not in dump and time.monotonic() < end:
-            time.sleep(0.01)
-            dump = words.read_bytes()[known:].decode(errors="replace")
-        unfinished = (self.folder / name / "checkpoints").glob("*-tmp")
+        stack = b""
+        with suppress(OSError):  # it has ended, or does not come to answer
+            self.asking.sendall(b"?")
+            while not stack.endswith(b"\n") and (more := self.asking.recv(1 << 16)):
+                stack += more
         with suppress(FileNotFoundError):  # it was renamed in between
+            unfinished = self.checkpoints.glob("*-tmp")
             if any(x.stat().st_mtime > self.started for x in unfinished):
                 return "checkpoint"
-        for phase, frame in PHASES.items():
-            if re.search(frame, dump.replace('"', ""), re.MULTILINE):
-                return phase
-        return "start"
-
-
-def stop(process):
-    """Kill a process and all that it started, if it is there."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        found = (k for k, frame in PHASES.items() if re.search(frame, stack.decode()))
+        return next(found, "start")
 
 
 def ended(workdir):

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import UserError
 from kdjax.parallel import make_mesh
-from kdjax.training.checkpoints import Checkpoints, Record
+from kdjax.training.checkpoints import Checkpoints, Record, restore_model
 from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
@@ -225,9 +225,13 @@ def test_what_was_left_unfinished_is_removed(tmp_path):
     save(tmp_path, 3)
     torn = tmp_path / "checkpoints/4.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints/3", torn)
-    assert bits(restore(tmp_path)[0].state) == bits(train_state(3)[0])
-    save(tmp_path, 4)
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    restored = checkpoints.restore(*train_state(0), numbers())
+    assert bits(restored.state) == bits(train_state(3)[0])
+    checkpoints.save(train_state(4)[0], numbers(), record(4))
+    checkpoints.close()
     assert folders(tmp_path) == ["3", "4"]
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(4)[0])
 
 
 @pytest.fixture(scope="module")

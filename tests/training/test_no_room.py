@@ -27,6 +27,9 @@ def files_of_at_most(size):
         resource.setrlimit(kind, before)
 
 
+# What libraries leave behind in their threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("log_every", "size"), [(100, 1000), (1, 300)], ids=["checkpoint", "metrics"]
 )
