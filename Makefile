@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-full check format clean parity
+.PHONY: study test test-full drill check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
@@ -13,6 +13,10 @@ test: check
 # And every form of every objective on every mesh, of one process and of two.
 test-full: test
 	$(BIN)/python -m pytest -rP -v tests/objectives/full_product.py
+
+# A run that is killed at random moments ends as one that never was.
+drill: .venv/test
+	$(BIN)/python -u tests/training/drill.py
 
 check: .venv/test
 	$(BIN)/ruff format --check .

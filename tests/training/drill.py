@@ -111,8 +111,9 @@ class Drill:
                 start_new_session=True,
                 pass_fds=[asked.fileno()],
             )
+        asked.close()
         try:
-            with asking, asked:
+            with asking:
                 yield process, Watcher(asking, self.folder / name / "checkpoints")
         finally:
             with suppress(ProcessLookupError):
