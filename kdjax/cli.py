@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,11 +185,12 @@ def _listen() -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """Do no more; the thread ends the process.
+    """Do no more, for the thread ends the process.
 
     An exception could be raised, and lost, in the middle of any library's start.
     """
-    threading.Event().wait()
+    time.sleep(1)
+    os._exit(128 + signum)  # where a library took the signals from the thread
 
 
 @functools.cache

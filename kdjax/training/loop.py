@@ -147,11 +147,11 @@ def train(
                 state, values = program.step(state, frozen, batch)
             # While the first step compiles there is nothing to save.
             flag = flag or stack.enter_context(stop_flag())
-            asked = flag.stops_at(step)
-            stopping = asked is not None
             scores, before = {}, best
             if config.evaluated(step):
                 scores = _scores(evaluate, state, clock)
+            asked = flag.stops_at(step)
+            stopping = asked is not None
             if config.best:
                 best = config.best.after(step, scores, before)
             logged = stopping or config.logged(step)
