@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test test-full notebook bench check format clean parity
+.PHONY: study test test-full notebook drill bench check format clean parity
 
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
@@ -19,6 +19,10 @@ notebook: .venv/test
 	mkdir -p runs/notebook
 	cp colab/quickstart.ipynb runs/notebook
 	$(BIN)/jupyter-execute --inplace runs/notebook/quickstart.ipynb
+
+# A run that is killed at random moments ends as one that never was.
+drill: .venv/test
+	$(BIN)/python -u tests/training/drill.py
 
 check: .venv/test
 	$(BIN)/ruff format --check .

@@ -1,10 +1,13 @@
 """Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
+import functools
 import os
 import shlex
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from kdjax import hosts
-from kdjax.errors import UserError
+from kdjax.errors import NoRoom, UserError
 
 HELP = {
     "pretrain": "train a CLIP model from captions: a teacher, or a baseline student",
@@ -123,14 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
-        for asked in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(asked, _stop)
+        _listen()
         _do(arguments, overrides)
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         # What starts a run again does so unless the input is wrong, which is 2.
-        return hosts.leave(1 if isinstance(error, hosts.Absent) else 2)
+        status = 1 if isinstance(error, hosts.Absent) else 2
+        # Where a disk is full, libraries would have more to say at a proper end.
+        return hosts.leave(status, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
             print(STOPPED, file=sys.stderr)
@@ -171,13 +175,43 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"{describe(results)}\n{arguments.workdir}")
 
 
+def _listen() -> None:
+    """End at once when a signal asks; while training the loop's handlers are there.
+
+    Python's handlers run between its own instructions, and a compiler may keep it from
+    them for minutes. A thread is told at once.
+    """
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, _stop)
+    signal.set_wakeup_fd(_ending_thread(), warn_on_full_buffer=False)
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """End at once; only while training there is something to save, by the loop.
+    """Do no more, for the thread ends the process.
 
     An exception could be raised, and lost, in the middle of any library's start.
     """
-    print(STOPPED, file=sys.stderr, flush=True)
-    os._exit(128 + signum)
+    time.sleep(1)
+    os._exit(128 + signum)  # where a library took the signals from the thread
+
+
+@functools.cache
+def _ending_thread() -> int:
+    """Return where a thread reads signals, and ends the process for those of `_stop`.
+
+    It is for those that come when there is nothing to save.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def end() -> None:
+        while told := os.read(reader, 1):
+            if signal.getsignal(told[0]) is _stop:
+                print(STOPPED, file=sys.stderr, flush=True)
+                os._exit(128 + told[0])
+
+    threading.Thread(target=end, daemon=True).start()
+    return writer
 
 
 def _start() -> None:
@@ -188,7 +222,8 @@ def _start() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import logging
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Of what goes wrong while it saves Orbax writes pages, and raises it too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     _keep_freed_memory()
 
 

@@ -21,7 +21,10 @@ IN_MAPPING = re.compile(
     re.DOTALL,
 )
 # Settings that say how a run is watched and not what it computes, at any depth.
-WATCHING = ("log_every", "wandb", "profile", "every_steps", "max_nonfinite")
+WATCHING = (
+    "log_every", "wandb", "profile", "every_steps", "every_minutes", "keep",
+    "max_nonfinite",
+)  # fmt: skip
 NO_FUNCTION = "it has no function get_config()"
 
 
@@ -50,7 +53,13 @@ def training_defaults() -> ConfigDict:
             },
             "log_every": 50,
             "wandb": "",
-            "checkpoint": {"every_steps": 200, "keep": 2},
+            "checkpoint": {
+                "every_steps": 200,
+                "every_minutes": 0.0,
+                "keep": 2,
+                "best": "",
+                "best_mode": "max",
+            },
             "eval": {"split": "validation", "every_steps": 0, "evaluators": ()},
             "max_nonfinite": 10,
             "profile": (),
@@ -201,7 +210,11 @@ def _computed(plain: Any) -> Any:
     """Return a plain config without what says how it is watched, at any depth."""
     if not isinstance(plain, dict):
         return plain
-    return {k: _computed(v) for k, v in plain.items() if k not in WATCHING}
+    kept = {k: _computed(v) for k, v in plain.items() if k not in WATCHING}
+    checkpoint = plain.get("checkpoint")
+    if isinstance(checkpoint, dict) and checkpoint.get("best"):
+        kept["eval"] = plain["eval"]  # which steps are scored decides which is the best
+    return kept
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -214,10 +227,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             keys = sorted({*a, *b})
             return [d for k in keys for d in walk(a.get(k), b.get(k), f"{path}.{k}")]
-        if a == b or path.rpartition(".")[2] in WATCHING:
+        if a == b:
             return []
         if path == ".steps" and isinstance(a, int) and isinstance(b, int) and b >= a:
             return []
         return [f"{path[1:]} was {a!r} and is now {b!r}"]
 
-    return walk(old, new, "")
+    return walk(_computed(to_plain(old)), _computed(to_plain(new)), "")

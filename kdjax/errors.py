@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with 2.
     """
+
+
+class NoRoom(UserError):
+    """There is no room on a disk; what else would be written fails as well."""

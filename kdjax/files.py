@@ -6,15 +6,20 @@ for checkpoints, goes through here.
 
 import functools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 from etils import epath
 
 from kdjax import hosts
-from kdjax.errors import UserError
+from kdjax.errors import NoRoom, UserError
 
 P = ParamSpec("P")
+
+# In the words of errors of a disk on which there is no room, whoever writes.
+FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 
 
 def _once(write: Callable[P, None]) -> Callable[P, None]:
@@ -76,6 +81,32 @@ def copy_file(source: epath.Path, target: epath.Path) -> None:
 def remove_file(path: epath.Path) -> None:
     """Remove a file, if it is there."""
     path.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_explained(workdir: epath.Path) -> Iterator[None]:
+    """Say of a full disk what becomes of the run that writes there.
+
+    Raises:
+        NoRoom: there was none for something of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise NoRoom(
+            f"there is no room on the disk of the workdir {workdir}: make some, and "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it comes from, is of a full disk."""
+    if error is None:
+        return False
+    cause = error.__cause__ or error.__context__
+    return bool(FULL.search(str(error))) or _is_full(cause)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

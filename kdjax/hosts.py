@@ -150,6 +150,24 @@ def wait(where: str) -> None:
         sync_global_devices(where)
 
 
+def all_say(yes: bool) -> bool:
+    """Return whether all processes say yes; all of them must ask."""
+    if not several():
+        return yes
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(process_allgather(yes).all())
+
+
+def first_says(yes: bool) -> bool:
+    """Return what the first process says; all of them must ask."""
+    if not several():
+        return yes
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    return bool(broadcast_one_to_all(yes))
+
+
 def whole(tree: Tree) -> Tree:
     """Return arrays that are spread over hosts as arrays that each host has itself.
 
@@ -183,12 +201,12 @@ def gone(error: Exception) -> str:
     return GONE.format(why=why[:200]) if BROKEN.search(why) else ""
 
 
-def leave(status: int) -> int:
-    """Return an exit status, or end with it where others have been met.
+def leave(status: int, at_once: bool = False) -> int:
+    """Return an exit status, or end with it where others have been met, or at once.
 
     At a proper end each process waits for all, and they would wait for this one.
     """
-    if met():
+    if at_once or met():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -2,7 +2,13 @@
 
 import pytest
 
-from kdjax.config import config_hash, differences, find_config, load_config
+from kdjax.config import (
+    config_hash,
+    differences,
+    find_config,
+    load_config,
+    to_plain,
+)
 from kdjax.errors import UserError
 
 
@@ -126,3 +132,21 @@ def test_a_run_may_be_watched_otherwise_and_go_on_for_longer():
     assert differences(old, {**old, "steps": 5}) == ["steps was 10 and is now 5"]
     changed = {**old, "optimizer": {"b2": 0.95}}
     assert differences(old, changed) == ["optimizer.b2 was 0.9 and is now 0.95"]
+
+
+def test_what_decides_which_step_is_the_best_is_computed():
+    """How often a run saves may change, and which steps are scored only without one."""
+    config = load_config(
+        "configs/pretrain/easy_vqa.py", ["--config.eval.every_steps=5"]
+    )
+    old, hashed = to_plain(config), config_hash("distill", config)
+    config.checkpoint.every_steps, config.checkpoint.keep = 7, 9
+    config.checkpoint.every_minutes, config.eval.every_steps = 3.0, 10
+    assert differences(old, to_plain(config)) == []
+    assert config_hash("distill", config) == hashed
+    config.checkpoint.best = "validation/zero_shot_accuracy"
+    chosen, hashed = to_plain(config), config_hash("distill", config)
+    config.eval.every_steps, config.checkpoint.every_steps = 5, 8
+    said = ["eval.every_steps was 10 and is now 5"]
+    assert differences(chosen, to_plain(config)) == said
+    assert config_hash("distill", config) != hashed

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config = training_defaults()
     config.data = ConfigDict({"name": "easy_vqa"})
     config.student = "tiny-8"
+    config.parts = "all"
     config.teacher = "runs/teacher"
     config.teacher_sharding = "replicated"
     config.teacher_dtype = "auto"

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.student = "tiny-8"
+    config.parts = "all"
     config.teacher = "runs/teacher"
     config.teacher_sharding = "replicated"
     config.teacher_dtype = "auto"

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config = training_defaults()
     config.data = ConfigDict({"name": "easy_vqa"})
     config.model = "tiny-8"
+    config.parts = "all"
     config.tokenizer = "trained"
     config.caption_length = 8
     config.objectives = ConfigDict({"clip": {}})

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.model = "tiny-8"
+    config.parts = "all"
     config.tokenizer = "trained"
     config.caption_length = 40
     config.objectives = ConfigDict({"clip": {}})

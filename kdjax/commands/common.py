@@ -23,14 +23,11 @@ from kdjax.evaluation.subject import Scores, Subject
 from kdjax.models import Params
 from kdjax.objectives import expand
 from kdjax.parallel import host_rows, make_mesh, replicated
-from kdjax.training.loop import LoopConfig, train
+from kdjax.training.choosing import Choice
+from kdjax.training.loop import LoopConfig, Trained, train
 from kdjax.training.metrics import wandb_run
 from kdjax.training.optimizer import OptimizerConfig
-from kdjax.training.steps import (
-    Program,
-    TrainState,
-    build_program,
-)
+from kdjax.training.steps import Program, TrainState, build_program
 from kdjax.training.tasks import Frozen, Options, Task
 
 
@@ -145,18 +142,21 @@ def fit(
     evaluation: Evaluation,
     frozen: Frozen = None,
     warm_start: Callable[[Params], Params] = lambda params: params,
-) -> tuple[TrainState, float]:
-    """Train a task as the config says; return the final state and the seconds."""
+) -> Trained:
+    """Train a task as the config says; return what is to be saved as the model."""
     mesh = make_mesh(dict(config.mesh))
     frozen = placed(frozen, mesh)
     program = program_of(config, task, frozen)
     say_unsplit(reporter, label, program.unsplit)
+    saves = config.checkpoint
     loop = LoopConfig(
         seed=config.seed,
         steps=config.steps,
         log_every=config.log_every,
-        checkpoint_every=config.checkpoint.every_steps,
-        keep=config.checkpoint.keep,
+        checkpoint_every=saves.every_steps,
+        checkpoint_minutes=saves.every_minutes,
+        keep=saves.keep,
+        best=Choice(saves.best, saves.best_mode) if saves.best else None,
         evaluate_every=config.eval.every_steps,
         max_nonfinite=config.max_nonfinite,
         profile=tuple(config.profile),
@@ -174,6 +174,7 @@ def fit(
             warm_start=warm_start,
             evaluate=evaluation,
             watch=(progress, told),
+            say=reporter.say,
         )
 
 

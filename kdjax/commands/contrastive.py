@@ -20,6 +20,7 @@ from kdjax.commands.models import (
     TEACHER,
     Compute,
     NamedModel,
+    begin_model,
     compute_of,
     compute_of_teacher,
     fit_vocabulary,
@@ -27,6 +28,7 @@ from kdjax.commands.models import (
     open_model,
     save_model,
     teacher_names,
+    with_parts,
 )
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
@@ -62,7 +64,8 @@ def _run(
 ) -> dict[str, Any]:
     compute, mesh = compute_of(config, reporter), make_mesh(dict(config.mesh))
     source = source_of(config, "train")
-    student = open_model(student_name, workdir.path, compute, mesh)
+    student = open_model(student_name, workdir.path, compute, mesh, reporter.say)
+    student = with_parts(student, config.parts)
     if named:
         student = _begun(config, workdir, student, named[0], compute, mesh)
     teachers = _teachers(config, workdir, named, compute, mesh, reporter)
@@ -108,7 +111,8 @@ def _run(
             source=source_of(config, config.eval.split),
         ),
     )
-    state, seconds = fit(
+    begin_model(student_config, tokenizer, workdir.path)
+    trained = fit(
         config,
         workdir,
         task,
@@ -119,8 +123,10 @@ def _run(
         taught.frozen,
         warm_start,
     )
+    state = trained.state
     save_model(student_config, state.evaluated["model"], tokenizer, workdir.path)
-    results = {**evaluation.scores(state).results, "seconds": seconds}
+    results = evaluation.scores(state).results
+    results = {**results, **trained.ends, "seconds": trained.seconds}
     if not named:
         return results
     scales = list(taught.scales)
@@ -166,7 +172,8 @@ def _teachers(
     frozen = compute_of_teacher(config, compute)
     teachers = []
     for name in named:
-        teacher = Teacher(name, open_model(name, workdir.path, frozen, mesh))
+        model = open_model(name, workdir.path, frozen, mesh, reporter.say)
+        teacher = Teacher(name, model)
         shapes = abstract_of(CLIP, teacher.config)
         say_unsplit(reporter, f"teacher {name}", unsplit(shapes, mesh, frozen.over))
         teachers.append(teacher)

@@ -35,7 +35,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> Any:
         )
         names = registry.evaluators_of("vqa")
         return dict(registry.evaluate(names, answering.params, subject).results)
-    model = open_model(config.model, workdir.path, compute)
+    model = open_model(config.model, workdir.path, compute, say=reporter.say)
     if model.params is None or model.tokenizer is None:
         raise UserError(
             f"model {config.model!r} is an architecture without weights: name a run, a "

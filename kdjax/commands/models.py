@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import CALIBRATION, stored_scale, wanted_scales
@@ -23,6 +23,7 @@ from kdjax.hosts import whole
 from kdjax.hub import CONFIG, ENVIRONMENT, MODEL, OPEN_CLIP_CONFIG
 from kdjax.models import (
     CLIP,
+    TOWERS,
     CLIPConfig,
     Params,
     VisionConfig,
@@ -34,8 +35,16 @@ from kdjax.models import (
 )
 from kdjax.models.config import Kernel, Remat, vqa_config_from_dict
 from kdjax.models.zoo import ARCHITECTURES, with_vocabulary
-from kdjax.parallel import FROZEN, SPLIT
-from kdjax.weights import check_format, load_clip, save_clip
+from kdjax.parallel import FROZEN, SPLIT, parameter_shardings
+from kdjax.training.checkpoints import Say, restore_model, steps_of
+from kdjax.weights import (
+    check_format,
+    has_weights,
+    load_clip,
+    load_clip_config,
+    save_clip,
+    save_description,
+)
 from kdjax.weights.rules import check_tensors
 
 # As `inherit_from`, the config's own teacher and not a run of that name.
@@ -168,19 +177,28 @@ def _dtype(name: str) -> str:
 
 
 def open_model(
-    name: str, workdir: epath.Path, compute: Compute, mesh: Mesh | None = None
+    name: str,
+    workdir: epath.Path,
+    compute: Compute,
+    mesh: Mesh | None = None,
+    say: Say = lambda line: None,
 ) -> NamedModel:
     """Return the model that a config names.
 
     Args:
-        name: an architecture of the zoo, the workdir of a finished run (where one
-            stands, or beside `workdir`), a directory in the hub's layout, a hub name.
+        name: an architecture of the zoo, the workdir of a run (where one stands, or
+            beside `workdir`; of one that has not ended it is the newest checkpoint), a
+            directory in the hub's layout, a hub name.
         workdir: of the run that asks.
         compute: how the model computes.
         mesh: where its weights go; None for the default device.
+        say: told of checkpoints that are damaged.
     """
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
+    run = run_of(name, workdir)
+    if run is not None and under_way(run):
+        return _of_checkpoint(run, compute, mesh, say)
     return _load(directory_of(name, workdir), compute, mesh)
 
 
@@ -204,6 +222,19 @@ def directory_of(name: str, workdir: epath.Path) -> str:
         check_name(name, workdir)
         return name
     return model_of(path)
+
+
+def under_way(run: epath.Path) -> int:
+    """Return the step of a run's newest checkpoint if that is all it has; else 0."""
+    directory = run / MODEL
+    if not _described(directory) or has_weights(directory):
+        return 0
+    return max(steps_of(run), default=0)
+
+
+def _described(directory: epath.Path) -> bool:
+    """Return whether a directory says what CLIP model it is of."""
+    return any((directory / name).exists() for name in (CONFIG, OPEN_CLIP_CONFIG))
 
 
 def run_folder(name: str, workdir: epath.Path) -> epath.Path | None:
@@ -273,6 +304,8 @@ def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
         if path is not None and (path / "results.json").exists():
             results = json.loads((path / "results.json").read_text())
             found[key] = {k: results.get(k) for k in ("run", "steps")}
+        elif path is not None and (step := under_way(path)):
+            found[key] = {"checkpoint": step}
     return found
 
 
@@ -319,6 +352,49 @@ def _load(directory: str, compute: Compute, mesh: Mesh | None) -> NamedModel:
     # Of all that a processor knows the tower needs most; it refuses what none can do.
     tokenizer = load_processor(directory).tokenizer
     return NamedModel(compute.of(clip.config), params, tokenizer, directory)
+
+
+def _of_checkpoint(
+    run: epath.Path, compute: Compute, mesh: Mesh | None, say: Say
+) -> NamedModel:
+    """Return the model of a run that has not ended, as its newest checkpoint has it."""
+    directory = run / MODEL
+    config = compute.of(load_clip_config(directory))
+    abstract = abstract_of(CLIP, config)
+    shapes = nnx.to_pure_dict(abstract)
+    device = SingleDeviceSharding(jax.devices()[0])
+    places = (
+        jax.tree.map(lambda x: device, shapes)
+        if mesh is None
+        else parameter_shardings(abstract, mesh, compute.over)
+    )
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
+    )
+    params = restore_model(run, target, say)
+    tokenizer = load_processor(str(directory)).tokenizer
+    return NamedModel(config, params, tokenizer, str(directory))
+
+
+def with_parts(model: NamedModel, parts: str) -> NamedModel:
+    """Return a model with the weights of all its parts or of one tower alone.
+
+    Args:
+        model: that may have weights.
+        parts: "all", "vision" or "text", a tower with its projection.
+
+    Raises:
+        UserError: parts are asked for of a model without weights.
+    """
+    if parts == "all":
+        return model
+    if model.params is None:
+        raise UserError(
+            f"parts is {parts!r} and the model an architecture, which has no weights: "
+            "name a run, a directory or a hub name, or set parts to all"
+        )
+    kept = {k: x for k, x in model.params.items() if k in TOWERS[parts]}
+    return replace(model, params=kept)
 
 
 def fit_vocabulary(model: NamedModel, tokenizer: Tokenizer) -> CLIPConfig:
@@ -368,6 +444,12 @@ def format_of(config: CLIPConfig) -> str:
     )
 
 
+def begin_model(config: CLIPConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:
+    """Write what a run's model is, so that others can use its checkpoints."""
+    format = format_of(config)
+    save_description(config, workdir / MODEL, format=format, tokenizer=tokenizer)
+
+
 def save_model(
     config: CLIPConfig, params: Params, tokenizer: Tokenizer, workdir: epath.Path
 ) -> None:
@@ -386,7 +468,7 @@ def model_of(run: epath.Path) -> str:
         UserError: it has made none.
     """
     directory = run / MODEL
-    if any((directory / name).exists() for name in (CONFIG, OPEN_CLIP_CONFIG)):
+    if _described(directory) and has_weights(directory):
         return str(directory)
     raise UserError(
         f"the run in {run} has no CLIP model in its folder {MODEL!r}: let it finish, "

@@ -15,6 +15,7 @@ from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.schema import check_config
 from kdjax.commands.vqa import vqa
 from kdjax.commands.workdir import Workdir, folder_of
+from kdjax.files import room_explained
 
 Command = Callable[[ConfigDict, Workdir, Reporter], dict[str, Any]]
 
@@ -46,9 +47,10 @@ def run_command(
         reporter.say(f"{workdir.path} is finished already")
         return done
     workdir.begin()
-    results = COMMANDS[command](config, workdir, reporter)
-    results = {"command": command, "run": workdir.run, "steps": steps, **results}
-    workdir.write_json("results.json", results)
+    with room_explained(workdir.path):
+        results = COMMANDS[command](config, workdir, reporter)
+        results = {"command": command, "run": workdir.run, "steps": steps, **results}
+        workdir.write_json("results.json", results)
     hosts.wait("a run has ended")
     return results
 

@@ -18,7 +18,8 @@ from kdjax.commands.vqa_teacher import check_taught
 from kdjax.config import to_plain
 from kdjax.data.loader import check_batch
 from kdjax.errors import UserError
-from kdjax.evaluation.registry import check_evaluators
+from kdjax.evaluation.registry import EVALUATORS, check_evaluators
+from kdjax.models import TOWERS
 from kdjax.models.config import check_heads
 from kdjax.models.zoo import ARCHITECTURES, architecture
 from kdjax.objectives import check_of
@@ -177,13 +178,20 @@ TRAINING: dict[str, Any] = {
     "max_nonfinite": COUNT,
     "profile": ELSEWHERE,
     "wandb": ELSEWHERE,
-    "checkpoint": {"every_steps": COUNT, "keep": COUNT},
+    "checkpoint": {
+        "every_steps": COUNT,
+        "every_minutes": Number(),
+        "keep": COUNT,
+        "best": Kind(str, "an evaluator's number, or '' for the last step", empty=True),
+        "best_mode": Choice(("max", "min")),
+    },
 }
 CONTRASTIVE = {
     **TRAINING,
     "remat": {"vision": REMAT, "text": REMAT},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
+    "parts": Choice(("all", *TOWERS)),
 }
 SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},
@@ -265,6 +273,7 @@ def check_config(command: str, config: ConfigDict) -> None:
         check_batch(source_of(config, "train"), config.batch_size)
         check_evaluators(config.eval.evaluators, "vqa" if command == "vqa" else "clip")
         check_profile(config.profile)
+        check_best(config)
     if "data" in config and "objectives" in config:
         objectives = to_plain(config.objectives)
         check_of(objectives, "classes" if command == "vqa" else "pairs")
@@ -297,6 +306,26 @@ def check_profile(steps: Any) -> None:
         raise UserError(
             f"profile is {steps!r}; give a first and a last step to trace, such as "
             "(10,12), or () for none"
+        )
+
+
+def check_best(config: ConfigDict) -> None:
+    """Check that there is something to choose the best step by, and among.
+
+    Raises:
+        UserError: there is not.
+    """
+    best, scored = config.checkpoint.best, config.eval
+    known = [f"{scored.split}/{EVALUATORS[x].number}" for x in scored.evaluators]
+    if best and best not in known:
+        raise UserError(
+            f"checkpoint.best is {best!r}; give {' or '.join(known)}, which "
+            "eval.evaluators find, or '' for the last step"
+        )
+    if best and not scored.every_steps:
+        raise UserError(
+            f"checkpoint.best is {best!r} and eval.every_steps 0, so the last step "
+            "alone is scored: set eval.every_steps"
         )
 
 

@@ -45,11 +45,11 @@ Batch = dict[str, Any]
 
 
 def _open_tower(
-    config: ConfigDict, workdir: Workdir, compute: Compute
+    config: ConfigDict, workdir: Workdir, compute: Compute, reporter: Reporter
 ) -> tuple[CLIPConfig, Params | None]:
     """Return the model that `config.tower` names, and its vision tower's weights."""
     mesh = make_mesh(dict(config.mesh))
-    model = open_model(config.tower, workdir.path, compute, mesh)
+    model = open_model(config.tower, workdir.path, compute, mesh, reporter.say)
     return model.config, None if model.params is None else model.params["vision"]
 
 
@@ -76,7 +76,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     """
     compute = compute_of(config, reporter)
     source = source_of(config, "train")
-    tower_config, tower = _open_tower(config, workdir, compute)
+    tower_config, tower = _open_tower(config, workdir, compute, reporter)
     teacher = _open_teacher(config, workdir, compute, source.answers, reporter)
     blank = config.data.get("blank", False)
     tokenizer = tokenizer_of(config.tokenizer, source)
@@ -113,7 +113,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         **about,
     )
     evaluation = Evaluation(config.eval.evaluators, subject)
-    state, seconds = fit(
+    trained = fit(
         config,
         workdir,
         task,
@@ -125,13 +125,14 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         warm_start,
     )
     saved = {"model": to_dict(model), "answers": list(source.answers), **about}
+    state = trained.state
     save_vqa_model(saved, state.evaluated["model"], tokenizer, workdir.path)
     scores = evaluation.scores(state)
     workdir.write_json(
         "predictions.json",
         [{"question_id": k, "answer": said} for k, said in scores.predictions.items()],
     )
-    return {**scores.results, "seconds": seconds}
+    return {**scores.results, **trained.ends, "seconds": trained.seconds}
 
 
 def _model(

@@ -19,16 +19,18 @@ class Evaluator:
 
     Attributes:
         of: the kind of models that it scores.
+        number: the name of what it says of them, in percent.
         score: (parameters, subject) -> scores; the parameters may be sharded.
     """
 
     of: Kind
+    number: str
     score: Callable[[Params, Subject], Scores]
 
 
 EVALUATORS: dict[str, Evaluator] = {
-    "zero_shot": Evaluator("clip", score_zero_shot),
-    "vqa": Evaluator("vqa", score_vqa),
+    "zero_shot": Evaluator("clip", "zero_shot_accuracy", score_zero_shot),
+    "vqa": Evaluator("vqa", "vqa_accuracy", score_vqa),
 }
 
 

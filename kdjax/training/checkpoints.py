@@ -1,69 +1,298 @@
-"""Checkpoints of the state and the data iterator, by Orbax."""
+"""Checkpoints of the state, the data iterator and what a run knows, by Orbax."""
 
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.errors import JaxRuntimeError
 
+from kdjax import hosts
 from kdjax.errors import UserError
+from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
+
+FOLDER = "checkpoints"
+# Before the number of a step whose folder cannot be restored.
+DAMAGED = "damaged-"
+JSON = ocp.args.JsonRestore()
+UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+
+Say = Callable[[str], None]
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint knows of its run beside the arrays.
+
+    Attributes:
+        seed: of the parameters and the data; with the step it is all that is random.
+        seconds: of training so far.
+        best: the best score so far, where one is asked for and there was one.
+    """
+
+    seed: int
+    seconds: float
+    best: Best | None = None
+
+
+class Restored(NamedTuple):
+    """What was in a checkpoint; the data iterator is set."""
+
+    state: TrainState
+    record: Record
+
+
+@dataclass
+class _Kept:
+    """Which checkpoints stay: the newest ones, and the best.
+
+    Orbax's own rule for the best reads a file of every checkpoint when it begins, and a
+    damaged one would end the run.
+    """
+
+    newest: int
+    best: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        """Return, for checkpoints from old to new, whether each stays."""
+        newest = [info.step for info in checkpoints[-self.newest :]]
+        return [info.step in (*newest, self.best) for info in checkpoints]
 
 
 class Checkpoints:
-    """A run's checkpoints: asynchronous, atomic, the newest `keep` of them kept."""
+    """A run's checkpoints: asynchronous and atomic."""
 
-    def __init__(self, workdir: epath.Path, keep: int) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        directory = workdir / "checkpoints"
-        # Orbax takes absolute paths only; those of buckets are, and would be broken.
-        self._directory = directory if "://" in str(workdir) else directory.resolve()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+    def __init__(
+        self, workdir: epath.Path, keep: int, say: Say = lambda line: None
+    ) -> None:
+        """Look at those that are there; what was left unfinished is removed.
 
-    def save(self, state: TrainState, iterator: Any) -> None:
+        Args:
+            workdir: of the run.
+            keep: newest checkpoints that stay, beside the best.
+            say: is told of damaged ones.
+        """
+        self._say = say
+        self._kept = _Kept(keep)
+        self._directory = _directory_of(workdir)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._kept,
+                cleanup_tmp_directories=True,
+                # Otherwise a host may write into what another has still to make.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+
+    def save(self, state: TrainState, iterator: Any, record: Record) -> None:
         """Begin to save; the state may be donated as soon as this returns."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self._kept.best = record.best.step if record.best else None
+        about = {**asdict(record), "bits": int(_sum_of_bits(state))}
         # All hosts have the same; Grain's own handler is for so many hosts as saved.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(iterator.get_state()),
+            run=ocp.args.JsonSave(about),
         )
         self._manager.save(step, args=args)
 
     def restore(
-        self, state: TrainState, shardings: TrainState, iterator: Any
-    ) -> TrainState:
-        """Return the newest saved state and set the iterator, or return `state`.
+        self, shapes: TrainState, shardings: TrainState, iterator: Any
+    ) -> Restored | None:
+        """Return the newest checkpoint that is whole, or None where there is none.
+
+        Damaged ones that are newer are put aside, so that their steps are saved anew.
 
         Raises:
-            UserError: it is damaged, or of another model.
+            UserError: all are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return state
-        target = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            state,
-            shardings,
-        )
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
-        )
-        try:
-            restored = self._manager.restore(step, args=args)
-            iterator.set_state(restored["data"])
-            return restored["state"]
-        # What a damaged file makes of Orbax is of many kinds.
-        except Exception as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"the checkpoint {self._directory / str(step)} cannot be restored "
-                f"({said}): remove it, and the run goes on from the one before"
-            ) from error
+        newest = sorted(self._manager.all_steps(), reverse=True)
+        return self._first(newest, shapes, shardings, iterator)
+
+    def state_after(
+        self, step: int, shapes: TrainState, shardings: TrainState
+    ) -> TrainState:
+        """Return the state after a saved step.
+
+        Raises:
+            UserError: its checkpoint is damaged.
+        """
+        self._manager.wait_until_finished()
+        restored = self._first([step], shapes, shardings)
+        assert restored is not None
+        return restored.state
 
     def close(self) -> None:
         """Wait until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _first(
+        self,
+        steps: Iterable[int],
+        shapes: TrainState,
+        shardings: TrainState,
+        iterator: Any = None,
+    ) -> Restored | None:
+        """Return the first of some checkpoints that is whole; put aside the others."""
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            shardings,
+        )
+
+        def read(folder: epath.Path) -> Restored:
+            args = {"state": ocp.args.StandardRestore(target)}
+            items = _read(folder, **args, data=JSON, run=JSON)
+            about = items["run"]
+            if about.pop("bits") != int(_sum_of_bits(items["state"])):
+                raise ValueError("its arrays are not those that were saved")
+            if iterator is not None:
+                iterator.set_state(items["data"])
+            best = about["best"] and Best(**about["best"])
+            return Restored(items["state"], Record(**{**about, "best": best}))
+
+        folders = [self._directory / str(step) for step in steps]
+        damaged: list[epath.Path] = []
+        restored = _first_whole(folders, read, damaged, self._say)
+        if damaged:
+            self._put_aside(damaged)
+        if restored is not None and restored.record.best is not None:
+            self._kept.best = restored.record.best.step
+        return restored
+
+    def _put_aside(self, folders: Iterable[epath.Path]) -> None:
+        if hosts.is_first():
+            for folder in folders:
+                aside = folder.with_name(f"{DAMAGED}{folder.name}")
+                if aside.exists():
+                    aside.rmtree()
+                folder.rename(aside)
+        hosts.wait("damaged checkpoints are put aside")
+        self._manager.reload()
+
+
+def steps_of(workdir: epath.Path) -> list[int]:
+    """Return the steps of which a run has checkpoints, from new to old."""
+    directory = _directory_of(workdir)
+    if not directory.is_dir():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(directory), reverse=True)
+
+
+def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
+    """Return the model's parameters from a run's newest checkpoint that is whole.
+
+    Where the run has an average of them, it is that. Nothing of the run is changed.
+
+    Args:
+        workdir: of the run.
+        target: nested dicts of their shapes, dtypes and shardings.
+        say: is told of damaged checkpoints.
+
+    Returns:
+        The parameters, or None where there is no checkpoint.
+
+    Raises:
+        UserError: all checkpoints are damaged, or of another model.
+    """
+
+    def read(folder: epath.Path) -> Any:
+        saved = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+        part = "params" if saved["ema"] is None else "ema"
+        wanted = {part: {"model": target}}
+        args = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        return _read(folder, state=args)["state"][part]["model"]
+
+    folders = [_directory_of(workdir) / str(step) for step in steps_of(workdir)]
+    return _first_whole(folders, read, [], say)
+
+
+def _directory_of(workdir: epath.Path) -> epath.Path:
+    """Return where checkpoints are, as Orbax has it.
+
+    It takes absolute paths only; those of buckets are, and would be broken.
+    """
+    directory = workdir / FOLDER
+    return directory if "://" in str(workdir) else directory.resolve()
+
+
+def _read(folder: epath.Path, **args: ocp.args.CheckpointArgs) -> Any:
+    """Return items of a checkpoint; each host reads alone and waits for no other."""
+    alone = ocp.options.MultiprocessingOptions(active_processes={jax.process_index()})
+    handler = ocp.CompositeCheckpointHandler()
+    reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return reader.restore(folder, args=ocp.args.Composite(**args))
+
+
+def _first_whole(
+    folders: Sequence[epath.Path],
+    read: Callable[[epath.Path], Content],
+    damaged: list[epath.Path],
+    say: Say,
+) -> Content | None:
+    """Return the first folder's content that all hosts can read, or None of none.
+
+    Args:
+        folders: to be tried in this order.
+        read: reads one.
+        damaged: gets those before it.
+        say: is told of them.
+
+    Raises:
+        UserError: none can be read.
+    """
+    words = ""
+    for folder in folders:
+        content = None
+        try:
+            content = read(folder)
+        except JaxRuntimeError:  # such as too little memory
+            raise
+        # What a damaged file makes of Orbax is of many kinds.
+        except Exception as error:
+            words = " ".join(str(error).split())[:200] or type(error).__name__
+        if hosts.all_say(content is not None):
+            for other in damaged:
+                say(
+                    f"the checkpoint {other} is damaged and not used: going on from "
+                    f"{folder.name}"
+                )
+            return content
+        damaged.append(folder)
+    if not folders:
+        return None
+    raise UserError(
+        f"no checkpoint in {folders[0].parent} can be restored (the last that was "
+        f"tried: {words or 'on another host'}): remove the folder, and the same "
+        "command begins anew"
+    )
+
+
+@jax.jit
+def _sum_of_bits(state: TrainState) -> jax.Array:
+    """Return the sum of all bits, as whole numbers, which is the same on every mesh.
+
+    OCDBT, in which Orbax writes, checks what tells where arrays are but not the arrays.
+    """
+
+    def bits(x: jax.Array) -> jax.Array:
+        unsigned = jax.lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize])
+        return jnp.sum(unsigned.astype(jnp.uint32))
+
+    return sum(map(bits, jax.tree.leaves(state)), jnp.uint32(0))

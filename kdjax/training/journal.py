@@ -62,7 +62,8 @@ class Journal:
             program: that makes the steps.
             workdir: where they are.
             resumed_step: later lines are dropped.
-            started: when this process began, on the monotonic clock.
+            started: when the run would have begun, had it never stopped, on the
+                monotonic clock.
             watch: told (step, numbers) of every step as it ends; only of a logged one
                 there are numbers.
             max_nonfinite: skipped steps in a row with which the run stops.

@@ -35,9 +35,8 @@ class Lines:
 
     def __init__(self, path: epath.Path, resumed_step: int) -> None:
         self._path = path
-        found = read_lines(path)
-        self.kept = [row for row in found if row["step"] <= resumed_step]
-        self._lines = [json.dumps(row) for row in self.kept]
+        kept = [row for row in read_lines(path) if row["step"] <= resumed_step]
+        self._lines = [json.dumps(row) for row in kept]
         if path.exists():
             self.flush()
 

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from kdjax.errors import UserError
 from kdjax.models import Params
 from kdjax.parallel import replicated, to_global
-from kdjax.training.checkpoints import Checkpoints
+from kdjax.training.checkpoints import Checkpoints, Record, Say
+from kdjax.training.choosing import Alarm, Best, Choice
 from kdjax.training.interrupt import Interrupted, stop_flag
 from kdjax.training.journal import Journal, Step
 from kdjax.training.memory import evaluation_explained, memory_explained
@@ -35,7 +37,10 @@ class LoopConfig:
         steps: updates in all.
         log_every: steps between lines of metrics.
         checkpoint_every: steps between checkpoints; the last step always has one.
+        checkpoint_minutes: after which a logged step has one anyway; 0 for never.
         keep: newest checkpoints kept.
+        best: by what a step is chosen that is kept and returned in the end; None for
+            the last one.
         evaluate_every: steps between evaluations; the last step has one too. 0 for
             none.
         max_nonfinite: skipped steps in a row with which training stops.
@@ -46,7 +51,9 @@ class LoopConfig:
     steps: int
     log_every: int
     checkpoint_every: int
+    checkpoint_minutes: float = 0.0
     keep: int = 2
+    best: Choice | None = None
     evaluate_every: int = 0
     max_nonfinite: int = 10
     profile: tuple[int, ...] = ()
@@ -66,6 +73,20 @@ class LoopConfig:
         return step == self.steps or step % self.checkpoint_every == 0
 
 
+class Trained(NamedTuple):
+    """What training ends with.
+
+    Attributes:
+        state: after the best step where one is asked for, else after the last one.
+        seconds: of training, those before a resume included.
+        ends: the scores of the best step and of the last one, where one is asked for.
+    """
+
+    state: TrainState
+    seconds: float
+    ends: Mapping[str, Any]
+
+
 def train(
     program: Program,
     config: LoopConfig,
@@ -76,7 +97,8 @@ def train(
     warm_start: Callable[[Params], Params] = lambda params: params,
     evaluate: Evaluate = lambda state: {},
     watch: Sequence[Watch] = (),
-) -> tuple[TrainState, float]:
+    say: Say = lambda line: None,
+) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     The host only begins steps; it looks at what they say when they are over, and waits
@@ -92,22 +114,20 @@ def train(
         evaluate: scores a state; it does not change it.
         watch: told (step, numbers) of every step as it ends; only of a logged one there
             are numbers.
-
-    Returns:
-        The final state and the seconds of training, those before a resume included.
+        say: told of checkpoints that are damaged.
 
     Raises:
-        UserError: too many steps in a row are not finite, or memory is short.
+        UserError: too many steps in a row are not finite, memory is short, all
+            checkpoints are damaged, or there is no score to choose the best step by.
         Interrupted: a signal asked to stop; a checkpoint of the last step is saved.
     """
-    started, mesh = time.monotonic(), program.mesh
-    checkpoints = Checkpoints(workdir, config.keep)
-    state = _begin(program, config, warm_start)
-    state = checkpoints.restore(state, program.shardings, batches)
-    # A run may go on for longer than it was begun for.
-    steps = jax.device_put(jnp.int32(config.steps), program.shardings.steps)
-    state, frozen = replace(state, steps=steps), _on_mesh(frozen, mesh)
+    checkpoints = Checkpoints(workdir, config.keep, say)
+    state, record = _begin(program, config, checkpoints, batches, warm_start)
+    started, best = time.monotonic() - record.seconds, record.best
+    frozen = _on_mesh(frozen, program.mesh)
+    alarm = Alarm(config.checkpoint_minutes)
     batch: Batch = {}
+    scores: Mapping[str, float] = {}
     done = int(state.step)
     journal = Journal(program, workdir, done, started, watch, config.max_nonfinite)
     trace, clock = Trace(workdir / "profile", config.profile), journal.clock
@@ -116,41 +136,105 @@ def train(
         closing(checkpoints),
         closing(journal),
         closing(trace),
-        stop_flag() as flag,
+        ExitStack() as stack,
     ):
+        flag = None
         for step in range(done + 1, config.steps + 1):
             trace.before(step)
             with clock.measure("data"):
-                batch = to_global(next(batches), mesh)
+                batch = to_global(next(batches), program.mesh)
             with clock.measure("step"), jax.transfer_guard("disallow"):
                 state, values = program.step(state, frozen, batch)
-            asked = flag.stops_at(step)
-            stopping = asked is not None
-            scores: Mapping[str, float] = {}
+            # While the first step compiles there is nothing to save.
+            flag = flag or stack.enter_context(stop_flag())
+            scores, before = {}, best
             if config.evaluated(step):
                 scores = _scores(evaluate, state, clock)
+            asked = flag.stops_at(step)
+            stopping = asked is not None
+            if config.best:
+                best = config.best.after(step, scores, before)
             logged = stopping or config.logged(step)
             journal.add(Step(step, values, batch, logged, scores))
-            saved = stopping or config.saved(step)
+            saved = stopping or config.saved(step) or best != before
+            # Lines of metrics are when all hosts may ask each other for the time.
+            saved = saved or (config.logged(step) and alarm.rings())
             if saved or trace.ends_with(step):
                 journal.settle()
                 trace.after(step)
             if saved:
+                record = Record(config.seed, journal.seconds, best)
                 with clock.measure("checkpoint"):
-                    checkpoints.save(state, batches)
+                    checkpoints.save(state, batches, record)
+                alarm.set()
             if asked is not None:
                 raise Interrupted(asked)
-    return state, journal.seconds
+        last = Trained(state, journal.seconds, {})
+        if config.best is None or best is None:
+            return last
+        scores = scores or evaluate(state)
+        return _at_best(program, config.best, checkpoints, last, best, scores)
 
 
 def _begin(
-    program: Program, config: LoopConfig, warm_start: Callable[[Params], Params]
-) -> TrainState:
-    """Return the state before the first step."""
-    with memory_explained(program):
-        state = program.init(config.seed, config.steps)
-        state = state.begin_at(warm_start(state.params))
-        return jax.device_put(state, program.shardings)
+    program: Program,
+    config: LoopConfig,
+    checkpoints: Checkpoints,
+    batches: Iterator[Any],
+    warm_start: Callable[[Params], Params],
+) -> tuple[TrainState, Record]:
+    """Return the newest state, or that before the first step, and what is known of it.
+
+    Raises:
+        UserError: it is of another seed.
+    """
+    restored = checkpoints.restore(program.shapes, program.shardings, batches)
+    if restored is None:
+        with memory_explained(program):
+            state = program.init(config.seed, config.steps)
+            state = state.begin_at(warm_start(state.params))
+            state = jax.device_put(state, program.shardings)
+            return state, Record(config.seed, 0.0)
+    state, record = restored
+    if record.seed != config.seed:
+        raise UserError(
+            f"the run was begun with the seed {record.seed}, and the config says "
+            f"{config.seed}: give another workdir"
+        )
+    # A run may go on for longer than it was begun for.
+    steps = jax.device_put(jnp.int32(config.steps), program.shardings.steps)
+    return replace(state, steps=steps), record
+
+
+def _at_best(
+    program: Program,
+    choice: Choice,
+    checkpoints: Checkpoints,
+    last: Trained,
+    best: Best,
+    scores: Mapping[str, float],
+) -> Trained:
+    """Return what training ends with, as it was after the best step.
+
+    Args:
+        program: that trained.
+        choice: by which that step is the best.
+        checkpoints: of the run, which have it.
+        last: what training ends with after the last step.
+        best: the step and its score.
+        scores: of the last step.
+    """
+    state, step = last.state, int(last.state.step)
+    ends = {
+        "best": {"step": best.step, choice.metric: best.score},
+        "last": {"step": step, **scores},
+    }
+    if best.step < step:
+        for array in jax.tree.leaves(state):
+            array.delete()  # there may be no room for both
+        places = program.shapes, program.shardings
+        state = checkpoints.state_after(best.step, *places)
+    return last._replace(state=state, ends=ends)
 
 
 def _on_mesh(frozen: Frozen, mesh: Mesh) -> Frozen:

@@ -33,8 +33,6 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         self._lines = Lines(workdir / FILE, resumed_step)
-        spent = [row["seconds"] for row in self._lines.kept if "seconds" in row]
-        self._spent = spent[-1] if spent else 0.0
         self._started = started
         self._events = SummaryWriter(
             str(workdir / "tensorboard"),
@@ -45,7 +43,7 @@ class MetricsWriter:
     @property
     def seconds(self) -> float:
         """Seconds of training so far, those before a resume included."""
-        return self._spent + time.monotonic() - self._started
+        return time.monotonic() - self._started
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's numbers."""

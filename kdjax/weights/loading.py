@@ -89,6 +89,15 @@ def load_clip(
     return nnx.merge(graph_of(CLIP, config), params)
 
 
+def load_clip_config(directory: epath.Path) -> CLIPConfig:
+    """Return the config of the model in a directory, which may have no weights.
+
+    Raises:
+        UserError: it is damaged, or the model is of another family.
+    """
+    return _read_config(directory, *layout_of(directory))
+
+
 def _check_dtypes(*names: str) -> None:
     """Check that models can compute, or be held, in these.
 

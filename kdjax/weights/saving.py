@@ -51,12 +51,7 @@ def save_clip(
     """
     if not str(directory):
         raise UserError("the directory is empty; give one to write the model into")
-    layout, contents = check_format(clip.config, format)
-    if tokenizer is not None and layout is LAYOUTS["open_clip"]:
-        # Without a name OpenCLIP takes OpenAI's tokenizer; in a local directory any
-        # name stands for the files that lie there.
-        text = contents[layout.config_file]["model_cfg"]["text_cfg"]
-        text["hf_tokenizer_name"] = epath.Path(directory).name or "tokenizer"
+    layout, _ = check_format(clip.config, format)
     tensors = dict(
         to_theirs(whole(nnx.to_pure_dict(nnx.state(clip))), layout.rules(clip.config))
     )
@@ -70,10 +65,39 @@ def save_clip(
         from safetensors.numpy import save
 
         write_whole(path / wanted, save(tensors, {"format": "pt"}))
+    save_description(clip.config, path, format=format, tokenizer=tokenizer)
+
+
+def save_description(
+    config: CLIPConfig,
+    directory: epath.PathLike,
+    *,
+    format: str = "safetensors",
+    tokenizer: Saves | None = None,
+) -> None:
+    """Write all of a model but its weights, as `save_clip` does.
+
+    Raises:
+        UserError: an unknown format, or one in which the model cannot be written.
+    """
+    layout, contents = check_format(config, format)
+    path = epath.Path(directory)
+    if tokenizer is not None and layout is LAYOUTS["open_clip"]:
+        # Without a name OpenCLIP takes OpenAI's tokenizer; in a local directory any
+        # name stands for the files that lie there.
+        text = contents[layout.config_file]["model_cfg"]["text_cfg"]
+        text["hf_tokenizer_name"] = path.name or "tokenizer"
+    make_folder(path)
     for name, values in contents.items():
         write_whole(path / name, (json.dumps(values, indent=2) + "\n").encode())
     if tokenizer is not None:
-        tokenizer.save(path, clip.config.text.context_length)
+        tokenizer.save(path, config.text.context_length)
+
+
+def has_weights(directory: epath.Path) -> bool:
+    """Return whether a directory has weights that `save_clip` wrote beside a config."""
+    names = {f"{layout.stem}.safetensors" for layout in LAYOUTS.values()} | {MSGPACK}
+    return any((directory / name).exists() for name in names)
 
 
 def _refuse_others(path: epath.Path, wanted: set[str]) -> None:

@@ -137,6 +137,35 @@ def test_a_run_that_inherits_goes_on_bit_for_bit(folder):
     assert losses(folder, "stopped") == losses(folder, "whole")
 
 
+def test_a_student_starts_at_the_newest_checkpoint_of_a_run_under_way(folder):
+    shutil.copytree(folder / "teacher", folder / "under-way")
+    (folder / "under-way/results.json").unlink()
+    (folder / "under-way/model/model.safetensors").unlink()
+    begun = distilled(folder, "of-checkpoint", student="under-way", steps=0)
+    assert_same(begun, load_file(folder / "teacher/model/model.safetensors"))
+    assert words_of(folder, "of-checkpoint") == words_of(folder, "teacher")
+    config = json.loads((folder / "of-checkpoint/config.json").read_text())
+    assert config["made_from"]["student"] == {"checkpoint": 3}
+    with pytest.raises(UserError, match=r"no CLIP model .* let it finish"):
+        run("export", {"checkpoint": "under-way"}, str(folder / "exported"))
+
+
+@pytest.mark.parametrize("parts", ["vision", "text"])
+def test_one_tower_alone_is_taken_and_the_rest_is_fresh(folder, parts):
+    begun = distilled(folder, f"of-{parts}", student="teacher", parts=parts, steps=0)
+    taken = load_file(folder / "teacher/model/model.safetensors")
+    names = {"vision": ("vision", "visual"), "text": ("text",)}[parts]
+    for name, x in begun.items():
+        same = name.startswith(names)
+        if "bias" not in name and "norm" not in name and name != "logit_scale":
+            assert (x == taken[name]).all() == same, name
+
+
+def test_of_an_architecture_there_are_no_parts_to_take(folder):
+    with pytest.raises(UserError, match="parts is 'text' and the model an architec"):
+        distilled(folder, "of-none", parts="text")
+
+
 FROZEN = {"text_tower": "teacher", "optimizer.rates.text": 0.0}
 
 

@@ -64,8 +64,8 @@ def fit(workdir, loop=LOOP, bad=(), **given):
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     program = build_program(Fit(tuple(bad)), OPTIMIZER, MESH)
-    state, _ = train(program, loop, batches=batches(), workdir=workdir, **given)
-    return jax.device_get(state)
+    done = train(program, loop, batches=batches(), workdir=workdir, **given)
+    return jax.device_get(done.state)
 
 
 def assert_equal(a, b):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +15,15 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from kdjax.errors import UserError
 from kdjax.parallel import make_mesh
-from kdjax.training.checkpoints import Checkpoints
+from kdjax.training.checkpoints import Checkpoints, Record, restore_model
+from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
 ALONE = (1, 1, 1)
+# What it leaves behind where it cannot read.
+OF_ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 PLACES = {"kernel": PartitionSpec("fsdp", "tensor"), "bias": PartitionSpec("tensor")}
 
@@ -31,7 +36,7 @@ def train_state(step, sizes=ALONE):
     """A state of awkward numbers that depend on the step, and its shardings."""
     rng = np.random.default_rng(step)
     params = {
-        "kernel": rng.normal(size=(8, 16)).astype(np.float32),
+        "kernel": rng.normal(size=(8, 1024)).astype(np.float32),
         "bias": np.array([-0.0, 1e-45, np.inf, step / 3] * 4, np.float32),
     }
     moments = {name: x.astype(jnp.bfloat16) for name, x in params.items()}
@@ -49,21 +54,26 @@ def bits(state):
     return [(x.dtype, x.tobytes()) for x in jax.tree.leaves(jax.device_get(state))]
 
 
-def save(workdir, *steps, keep=2):
+def record(step, best=None):
+    return Record(seed=5, seconds=step / 4, best=best)
+
+
+def save(workdir, *steps, keep=2, best=None):
     """Save a state at each step, with an iterator that has given as many numbers."""
     checkpoints = Checkpoints(epath.Path(workdir), keep)
     batches = numbers()
     for step in range(1, max(steps) + 1):
         next(batches)
         if step in steps:
-            checkpoints.save(train_state(step)[0], batches)
+            checkpoints.save(train_state(step)[0], batches, record(step, best))
     checkpoints.close()
 
 
-def restore(workdir, sizes=ALONE):
+def restore(workdir, sizes=ALONE, say=lambda line: None):
+    """What is restored, or None, and the iterator."""
     state, shardings = train_state(0, sizes)
     batches = numbers()
-    checkpoints = Checkpoints(epath.Path(workdir), 2)
+    checkpoints = Checkpoints(epath.Path(workdir), 2, say)
     restored = checkpoints.restore(state, shardings, batches)
     checkpoints.close()
     return restored, batches
@@ -72,42 +82,156 @@ def restore(workdir, sizes=ALONE):
 def test_the_newest_state_comes_back_bit_for_bit_with_the_iterator(tmp_path):
     save(tmp_path, 3, 7)
     restored, batches = restore(tmp_path)
-    assert bits(restored) == bits(train_state(7)[0])
-    assert jax.tree.structure(restored) == jax.tree.structure(train_state(7)[0])
+    assert bits(restored.state) == bits(train_state(7)[0])
+    assert restored.record == record(7)
+    assert jax.tree.structure(restored.state) == jax.tree.structure(train_state(7)[0])
     assert next(batches) == 7
 
 
-def test_without_a_checkpoint_nothing_changes(tmp_path):
+def test_without_a_checkpoint_there_is_nothing(tmp_path):
     restored, batches = restore(tmp_path)
-    assert bits(restored) == bits(train_state(0)[0])
+    assert restored is None
     assert next(batches) == 0
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_newest_few_are_kept(keep, tmp_path):
     save(tmp_path, 2, 4, 5, keep=keep)
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["2", "4", "5"][-keep:]
+    assert folders(tmp_path) == ["2", "4", "5"][-keep:]
 
 
 def test_a_step_that_is_saved_stays_as_it_is(tmp_path):
     save(tmp_path, 3)
     checkpoints = Checkpoints(epath.Path(tmp_path), 2)
     other = replace(train_state(4)[0], step=train_state(3)[0].step)
-    checkpoints.save(other, numbers())
+    checkpoints.save(other, numbers(), record(4))
     checkpoints.close()
     restored, batches = restore(tmp_path)
-    assert bits(restored) == bits(train_state(3)[0])
+    assert bits(restored.state) == bits(train_state(3)[0])
     assert next(batches) == 3
 
 
 def test_a_saved_state_may_be_donated_at_once(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path), 2)
     state, _ = train_state(4)
-    checkpoints.save(state, numbers())
+    checkpoints.save(state, numbers(), record(4))
     jax.jit(lambda x: jax.tree.map(lambda y: y * 0, x), donate_argnums=0)(state)
     checkpoints.close()
-    assert bits(restore(tmp_path)[0]) == bits(train_state(4)[0])
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(4)[0])
+
+
+def test_the_best_is_kept_beside_the_newest_also_by_a_run_that_goes_on(tmp_path):
+    save(tmp_path, 2, 3, best=Best(2, 0.5))
+    restored, _ = restore(tmp_path)
+    assert restored.record.best == Best(2, 0.5)
+    save(tmp_path, 4, 5, 6, best=Best(2, 0.5))
+    assert folders(tmp_path) == ["2", "5", "6"]
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    state = checkpoints.state_after(2, *train_state(0))
+    assert bits(state) == bits(train_state(2)[0])
+    checkpoints.close()
+
+
+def folders(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def largest(folder):
+    """The file with the arrays."""
+    files = (path for path in (folder / "state/d").iterdir())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder):
+    """In the middle of a large array's bytes, where nothing is but they."""
+    file = largest(folder)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_in_half(folder):
+    file = largest(folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGES = {
+    "a bit is another": flip_a_bit,
+    "arrays are cut": cut_in_half,
+    "arrays are missing": lambda folder: largest(folder).unlink(),
+    "what was where is missing": lambda folder: (folder / "state/_METADATA").unlink(),
+    "the iterator is cut": lambda folder: (folder / "data/metadata").write_text("{"),
+    "the record is missing": lambda folder: (folder / "run/metadata").unlink(),
+    "nothing is there": shutil.rmtree,
+}
+
+
+@OF_ORBAX
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_path):
+    save(tmp_path, 3, 7)
+    folder = tmp_path / "checkpoints/7"
+    DAMAGES[damage](folder)
+    folder.mkdir(exist_ok=True)
+    said = []
+    restored, batches = restore(tmp_path, say=said.append)
+    assert bits(restored.state) == bits(train_state(3)[0])
+    assert next(batches) == 3
+    assert said == [f"the checkpoint {folder} is damaged and not used: going on from 3"]
+    assert folders(tmp_path) == ["3", "damaged-7"]
+    save(tmp_path, 7)
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
+
+
+@OF_ORBAX
+def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
+    save(tmp_path, 3, 7)
+    for step in ("3", "7"):
+        cut_in_half(tmp_path / "checkpoints" / step)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be restored"):
+        restore(tmp_path)
+    assert folders(tmp_path) == ["3", "7"]
+
+
+@OF_ORBAX
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_model_alone_is_taken_from_the_newest_that_is_whole(averaged, tmp_path):
+    """The average where there is one, in the dtype that is asked for."""
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    for step in (3, 7):
+        state = train_state(step)[0]
+        model = {"model": {"kernel": state.params["kernel"]}}
+        state = replace(state, params={**model, "objective": state.params["bias"]})
+        if averaged:
+            state = replace(state, ema=jax.tree.map(lambda x: 2 * x, state.params))
+        checkpoints.save(state, numbers(), record(step))
+    checkpoints.close()
+    cut_in_half(tmp_path / "checkpoints/7")
+    place = train_state(0)[1].params["kernel"]
+    target = {"kernel": jax.ShapeDtypeStruct((8, 1024), jnp.bfloat16, sharding=place)}
+    said = []
+    found = restore_model(epath.Path(tmp_path), target, said.append)
+    expected = train_state(3)[0].params["kernel"] * (2 if averaged else 1)
+    np.testing.assert_array_equal(found["kernel"], expected.astype(jnp.bfloat16))
+    assert len(said) == 1
+    assert folders(tmp_path) == ["3", "7"]
+
+
+def test_of_a_run_without_checkpoints_there_is_no_model(tmp_path):
+    assert restore_model(epath.Path(tmp_path), {}, print) is None
+
+
+def test_what_was_left_unfinished_is_removed(tmp_path):
+    save(tmp_path, 3)
+    torn = tmp_path / "checkpoints/4.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints/3", torn)
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    restored = checkpoints.restore(*train_state(0), numbers())
+    assert bits(restored.state) == bits(train_state(3)[0])
+    checkpoints.save(train_state(4)[0], numbers(), record(4))
+    checkpoints.close()
+    assert folders(tmp_path) == ["3", "4"]
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(4)[0])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +256,7 @@ def test_another_mesh_finds_the_same_bits_where_it_wants_them(elsewhere, mesh):
     assert elsewhere[str(mesh)] == {
         "same": True,
         "next": 6,
-        "kernel": [8 // fsdp, 16 // tensor],
+        "kernel": [8 // fsdp, 1024 // tensor],
         "moment": [16 // tensor],
     }
 
@@ -140,7 +264,7 @@ def test_another_mesh_finds_the_same_bits_where_it_wants_them(elsewhere, mesh):
 def main():
     report = {}
     for sizes in MESHES:
-        restored, batches = restore(sys.argv[1], sizes)
+        (restored, _), batches = restore(sys.argv[1], sizes)
         kernel, moment = restored.params["kernel"], restored.opt_state[0]["bias"]
         report[str(sizes)] = {
             "same": bits(restored) == bits(train_state(6, sizes)[0]),

@@ -65,7 +65,7 @@ def fit(source, tokenizer, program):
         batches = contrastive_batches(source, tokenizers, batch_size=8, seed=loop.seed)
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        state, _ = train(
+        done = train(
             compiled or program,
             loop,
             batches=iter(batches),
@@ -73,7 +73,7 @@ def fit(source, tokenizer, program):
             watch=watch,
             **given,
         )
-        return jax.device_get(state)
+        return jax.device_get(done.state)
 
     return run
 
@@ -160,9 +160,10 @@ def test_no_steps_leave_the_average_where_the_run_starts(program, tmp_path):
     averaging = replace(
         program,
         init=lambda seed, steps: replace(state, ema=state.params),
+        shapes=replace(program.shapes, ema=program.shapes.params),
         shardings=replace(program.shardings, ema=program.shardings.params),
     )
-    ended, _ = train(
+    ended, *_ = train(
         averaging,
         replace(LOOP, steps=0),
         batches=iter(()),

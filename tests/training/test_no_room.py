@@ -1,0 +1,54 @@
+"""On a full disk a run stops, says so, and goes on when there is room."""
+
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from etils import epath
+from training.little import LOOP, assert_equal, fit
+
+from kdjax.errors import NoRoom
+from kdjax.files import room_explained
+from kdjax.training.checkpoints import steps_of
+
+SAVES = replace(LOOP, checkpoint_every=2, log_every=100, keep=1)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let writes fail as on a full disk, for this process and larger files."""
+    kind = resource.RLIMIT_FSIZE
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+# What libraries leave behind in their threads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("log_every", "size"), [(100, 1000), (1, 300)], ids=["checkpoint", "metrics"]
+)
+def test_a_run_stops_on_a_full_disk_and_goes_on_from_its_last_checkpoint(
+    log_every, size, tmp_path
+):
+    workdir, loop = epath.Path(tmp_path / "run"), replace(SAVES, log_every=log_every)
+    fit(workdir, replace(loop, steps=4))
+    with (
+        pytest.raises(NoRoom, match=rf"no room on the disk of the workdir {workdir}"),
+        room_explained(workdir),
+        files_of_at_most(size),
+    ):
+        fit(workdir, loop)
+    assert steps_of(workdir) == [4]
+    fit(tmp_path / "whole", replace(loop, steps=4))
+    assert_equal(fit(workdir, loop), fit(tmp_path / "whole", loop))
+
+
+def test_another_error_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), room_explained(epath.Path(tmp_path)):
+        (tmp_path / "nothing").read_text()
