@@ -23,10 +23,21 @@ KINDS = (
 # fusion that it goes on in, and where it ends.
 GOES_ON, ENDS = "async_collective_fusion", "AsyncCollectiveDone"
 # What moves nothing: it renames, or its parts are counted where they are.
-FREE = (
-    "parameter constant tuple get-tuple-element bitcast while conditional call "
-    "after-all partition-id replica-id opt-barrier iota"
-).split()
+FREE = [
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "iota",
+]
 SLICES = ("dynamic-slice", "slice", "gather")
 GROUPS = re.compile(r"replica_groups=(.*?)(?:, \w+=|$)")
 IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -58,11 +69,17 @@ class Collective:
     far: int
 
 
-def collectives(module: Module, mesh: Mesh) -> list[Collective]:
+def collectives(module: Module, mesh: Mesh, slices: Sequence[int]) -> list[Collective]:
     """Return what the devices of a mesh say to each other in a program.
 
     What is sent is the least that can be: of n devices each passes on (n - 1) / n of
-    what is gathered or scattered, and twice as much of what all reduce.
+    what is gathered or scattered, and twice as much of what all reduce. Over several
+    slices it is done inside each of them, and across them by parts.
+
+    Args:
+        module: the program.
+        mesh: that it is for.
+        slices: in which slice each device of the mesh is, by its place there.
     """
     found = []
     for name, runs in module.runs.items():
@@ -72,20 +89,24 @@ def collectives(module: Module, mesh: Mesh) -> list[Collective]:
         for line in lines:
             kind = line.opcode.removesuffix("-start")
             if kind in KINDS:
-                found.append(_collective(kind, line, runs, module, mesh))
+                found.append(_collective(kind, line, runs, module, mesh, slices))
     return found
 
 
 def _collective(
-    kind: str, line: Instruction, runs: int, module: Module, mesh: Mesh
+    kind: str,
+    line: Instruction,
+    runs: int,
+    module: Module,
+    mesh: Mesh,
+    slices: Sequence[int],
 ) -> Collective:
     group = first_group(line.rest, mesh.devices.size)
     count = len(group)
-    slices = [getattr(mesh.devices.flat[i], "slice_index", 0) for i in group]
-    far_apart = len(set(slices))
+    apart = len({slices[place] for place in group})
     given = sum(x.bytes for name in line.operands for x in module.by_name[name].shapes)
     size = given * count if kind == "all-gather" else given
-    near, far = _sent(kind, size, count, far_apart)
+    near, far = _sent(kind, size, count, apart)
     scope = re.search(r'op_name="([^"]*)"', line.rest)
     return Collective(
         kind,
@@ -251,15 +272,14 @@ def product_flops(jaxpr: Any) -> int:
 
 def _flops(equation: Any) -> int:
     params, name = equation.params, equation.primitive.name
-    out = equation.outvars[0].aval if equation.outvars else None
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2 * math.prod(out.shape) * math.prod(shape[i] for i in contracted)
+        return 2 * _size(equation.outvars[0]) * math.prod(shape[i] for i in contracted)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(out.shape) * math.prod(kernel) // features
+        return 2 * _size(equation.outvars[0]) * math.prod(kernel) // features
     if name == "pallas_call":
         estimate = params.get("cost_estimate")
         return int(estimate.flops) if estimate else 0
@@ -271,6 +291,10 @@ def _flops(equation: Any) -> int:
     if name == "shard_map":
         return math.prod(params["mesh"].shape.values()) * sum(inner)
     return sum(inner)
+
+
+def _size(variable: Any) -> int:
+    return math.prod(variable.aval.shape)
 
 
 def _inner(params: Any) -> Iterator[Any]:

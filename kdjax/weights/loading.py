@@ -89,6 +89,16 @@ def load_clip(
     return nnx.merge(graph_of(CLIP, config), params)
 
 
+def clip_config(directory: str) -> CLIPConfig:
+    """Return the config of a checkpoint in a local directory, and nothing of weights.
+
+    Raises:
+        UserError: there is none, or it is of another family.
+    """
+    path = epath.Path(directory)
+    return _read_config(path, *layout_of(path))
+
+
 def _check_dtypes(*names: str) -> None:
     """Check that models can compute, or be held, in these.
 
