@@ -38,9 +38,7 @@ example: kdjax {command} --config=configs/{example}.py --workdir=runs/mine
 # The compiler of TPUs neither asks for a TPU nor tells of its start.
 QUIET_LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_STDERR_LOG_LEVEL": "4",
-    "TPU_MIN_LOG_LEVEL": "4",
-    "TPU_ACCELERATOR_TYPE": "",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -86,7 +86,7 @@ def plan(config: ConfigDict, name: str, slices: int, reporter: Reporter) -> Plan
         memory = found = None
         needed, limit = float(held), float(machine.chip.memory)
     else:
-        reporter.say(f"plan: compiling the step for {name} ...")
+        reporter.say(f"plan: compiling the step for {name}")
         memory, found, needed, limit = _compiled(step, machine, mesh)
     return Plan(
         topology=machine,

@@ -23,7 +23,7 @@ KINDS = (
 # fusion that it goes on in, and where it ends.
 GOES_ON, ENDS = "async_collective_fusion", "AsyncCollectiveDone"
 # What moves nothing: it renames, or its parts are counted where they are.
-FREE = [
+FREE = (
     "parameter",
     "constant",
     "tuple",
@@ -37,7 +37,7 @@ FREE = [
     "replica-id",
     "opt-barrier",
     "iota",
-]
+)
 SLICES = ("dynamic-slice", "slice", "gather")
 GROUPS = re.compile(r"replica_groups=(.*?)(?:, \w+=|$)")
 IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -209,9 +209,9 @@ def _moved(line: Instruction, module: Module) -> int:
         return 2 * _held(module.by_name[line.operands[1]])
     given = [module.by_name[name] for name in line.operands]
     if line.opcode in ("copy-start", "slice-start"):
-        # They name what they take once more, beside what they give.
-        part = min((x for x in line.shapes if x.bytes > 8), key=lambda x: x.bytes)
-        return part.bytes * ((not part.on_chip) + any(map(_held, given)))
+        # They name what they take once more: after what they give, or before it.
+        made = line.shapes[line.opcode == "slice-start"]
+        return made.bytes * ((not made.on_chip) + any(map(_held, given)))
     return _held(line) + sum(map(_held, given))
 
 
