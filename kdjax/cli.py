@@ -125,16 +125,16 @@ def _add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, metavar="FILE[:argument]")
     command.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE",
-        help="such as v5e:16x16, v5p:4x4x4 or h100:8; with --fit the chip alone will do",
+        help="such as v5e:16x16, v5p:4x4x4 or h100:8; with --fit a chip will do",
     )  # fmt: skip
     command.add_argument(
         "--slices", type=int, default=1, metavar="N",
-        help="how many of that shape, joined by the data centre's network (%(default)s)",
+        help="how many of that shape, joined by the network (%(default)s)",
     )  # fmt: skip
     command.add_argument(
         "--fit", action="store_true",
-        help="look for the smallest shape of the chip, up to the one that is given, and "
-        "for the microbatch and remat with which the step fits there",
+        help="look for the smallest shape of the chip, up to the one that is given, "
+        "and for the microbatch and remat with which the step fits there",
     )  # fmt: skip
     command.add_argument(
         "--json", metavar="FILE", help="where to write the same for programs"

@@ -1,10 +1,10 @@
 """CLIP-KD's student ViT-T/16 from a ViT-L/14, on CC3M and CC12M: a run to plan.
 
-The recipe is that of CLIP-KD (Yang 2024, arXiv:2307.12732) and its released scripts: the
-teacher is OpenCLIP's ViT-L/14 of LAION-400M; 12.86 M pairs (2.89 M of CC3M and 9.97 M of
-CC12M, as its authors had them) at 224 pixels for 32 epochs; AdamW at 1e-3 with decay 0.1
-and no clipping; 10,000 of 401,875 steps are warm-up. There a batch has 1,024 pairs. Here
-it has 32,768, as many as make a pod worth renting, and so 12,559 steps; the warm-up is
+The recipe is that of CLIP-KD (Yang 2024, arXiv:2307.12732) and its released scripts:
+the teacher is OpenCLIP's ViT-L/14 of LAION-400M; 12.86 M pairs (2.89 M of CC3M and
+9.97 M of CC12M, as its authors had them) at 224 pixels for 32 epochs; AdamW at 1e-3
+with decay 0.1 and no clipping; 10,000 of 401,875 steps are warm-up. There a batch has
+1,024 pairs. Here it has 32,768, enough for a pod, and so 12,559 steps; the warm-up is
 the same share of them, and the rate is the same, which at such a batch is a guess.
 
 It is not all of that recipe: images are not cropped at random, and computing is in

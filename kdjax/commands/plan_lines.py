@@ -42,7 +42,7 @@ class Said:
 
 
 def together(collectives: Iterable[Collective]) -> list[Said]:
-    """Return collectives by whose they are, their kind and their axes, largest first."""
+    """Return collectives by whose they are, their kind and their axes."""
     groups: dict[tuple[str, str, str], list[Collective]] = {}
     for one in collectives:
         whose = TEACHERS if f"/{TEACHERS}/" in one.scope else "student"

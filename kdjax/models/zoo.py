@@ -81,7 +81,7 @@ ARCHITECTURES: dict[str, CLIPConfig] = {
 }
 
 
-# What has the sizes of an architecture on the hub, where a plan cannot ask for its config.
+# What has the sizes of an architecture on the hub, which a plan does not ask.
 ON_THE_HUB = {
     "openai/clip-vit-base-patch32": "vit-b-32",
     "openai/clip-vit-base-patch16": "vit-b-16",

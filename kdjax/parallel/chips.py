@@ -1,10 +1,10 @@
 """What accelerators can do, by the name that JAX gives them.
 
-Sources: Google Cloud's pages of TPU v4, v5e, v5p and v6e (cloud.google.com/tpu/docs;
-they tell what links carry in both directions, of which one is half; the tables of "How
-to Scale Your Model", jax-ml.github.io/scaling-book, agree but for rounding, and say what
-a chip has of the data centre's network); NVIDIA's data sheets of A100, H100 and H200, and
-of its DGX machines for the network. Rates are of dense bfloat16.
+Sources: Google Cloud's pages of TPU v4, v5e, v5p and v6e (cloud.google.com/tpu/docs),
+which tell what links carry in both directions, of which one is half; the tables of "How
+to Scale Your Model" (jax-ml.github.io/scaling-book), which agree to a tenth, and say
+what a chip has of the data centre's network; NVIDIA's data sheets of A100, H100 and
+H200, and of its DGX machines for the network. Rates are of dense bfloat16.
 """
 
 from dataclasses import dataclass

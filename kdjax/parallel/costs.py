@@ -2,13 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jax.extend import core
-from jax.sharding import Mesh
 
 from kdjax.parallel.hlo import Instruction, Module
 
@@ -69,7 +68,9 @@ class Collective:
     far: int
 
 
-def collectives(module: Module, mesh: Mesh, slices: Sequence[int]) -> list[Collective]:
+def collectives(
+    module: Module, axes: Mapping[str, int], slices: Sequence[int]
+) -> list[Collective]:
     """Return what the devices of a mesh say to each other in a program.
 
     What is sent is the least that can be: of n devices each passes on (n - 1) / n of
@@ -78,7 +79,7 @@ def collectives(module: Module, mesh: Mesh, slices: Sequence[int]) -> list[Colle
 
     Args:
         module: the program.
-        mesh: that it is for.
+        axes: sizes of the mesh that it is for.
         slices: in which slice each device of the mesh is, by its place there.
     """
     found = []
@@ -89,7 +90,7 @@ def collectives(module: Module, mesh: Mesh, slices: Sequence[int]) -> list[Colle
         for line in lines:
             kind = line.opcode.removesuffix("-start")
             if kind in KINDS:
-                found.append(_collective(kind, line, runs, module, mesh, slices))
+                found.append(_collective(kind, line, runs, module, axes, slices))
     return found
 
 
@@ -98,10 +99,10 @@ def _collective(
     line: Instruction,
     runs: int,
     module: Module,
-    mesh: Mesh,
+    axes: Mapping[str, int],
     slices: Sequence[int],
 ) -> Collective:
-    group = first_group(line.rest, mesh.devices.size)
+    group = first_group(line.rest, len(slices))
     count = len(group)
     apart = len({slices[place] for place in group})
     given = sum(x.bytes for name in line.operands for x in module.by_name[name].shapes)
@@ -111,7 +112,7 @@ def _collective(
     return Collective(
         kind,
         scope[1] if scope else "",
-        axes_of(group, mesh),
+        axes_of(group, axes),
         runs,
         runs * size,
         round(runs * near),
@@ -171,10 +172,10 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
 
 
-def axes_of(group: Sequence[int], mesh: Mesh) -> tuple[str, ...]:
+def axes_of(group: Sequence[int], axes: Mapping[str, int]) -> tuple[str, ...]:
     """Return over which axes of a mesh devices of one group are spread."""
-    places = np.unravel_index(np.asarray(group), mesh.devices.shape)
-    pairs = zip(mesh.axis_names, places, strict=True)
+    places = np.unravel_index(np.asarray(group), tuple(axes.values()))
+    pairs = zip(axes, places, strict=True)
     return tuple(axis for axis, place in pairs if len(set(place.tolist())) > 1)
 
 

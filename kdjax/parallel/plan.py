@@ -79,6 +79,6 @@ def roofline(
         chip,
         product_flops(jaxpr) / mesh.devices.size,
         memory_traffic(module),
-        tuple(collectives(module, mesh, slices)),
+        tuple(collectives(module, dict(mesh.shape), slices)),
         module.unknown_loops,
     )
