@@ -78,7 +78,7 @@ def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         shares = devices // max(1, config.mesh.tensor)
         if shares == 0 or config.batch_size % shares:
             continue
-        if too_much > devices * CHIPS[parse(name)[0]].memory:
+        if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
             continue
         ladder = settings(config.batch_size, shares)

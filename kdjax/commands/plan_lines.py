@@ -1,5 +1,6 @@
 """What people, and programs, read of a plan."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ SIMULATED = (
     "compiled for CPU devices in place of GPUs, whose compiler needs one: arguments, "
     "FLOPs and what devices say to each other hold; temporary memory and traffic are "
     "those of a CPU's program"
+)
+
+UNREAD = (
+    "this libtpu's program cannot be read by this jaxlib: traffic and what devices say "
+    "to each other are not known and count as nothing"
 )
 
 
@@ -45,8 +51,7 @@ def together(collectives: Iterable[Collective]) -> list[Said]:
     """Return collectives by whose they are, their kind and their axes."""
     groups: dict[tuple[str, str, str], list[Collective]] = {}
     for one in collectives:
-        whose = TEACHERS if f"/{TEACHERS}/" in one.scope else "student"
-        key = (whose, one.kind, " x ".join(one.over) or "one device")
+        key = (_whose(one.scope), one.kind, " x ".join(one.over) or "one device")
         groups.setdefault(key, []).append(one)
     said = [
         Said(
@@ -59,6 +64,12 @@ def together(collectives: Iterable[Collective]) -> list[Said]:
         for key, some in groups.items()
     ]
     return sorted(said, key=lambda x: (x.whose, -x.size))
+
+
+def _whose(scope: str) -> str:
+    """Return whose part of the program it is; where it is of both, the student's."""
+    parts = (re.search(rf"\b{TEACHERS}\b", part) for part in scope.split(":"))
+    return TEACHERS if all(parts) else "student"
 
 
 def lines(plan: Plan) -> list[str]:
@@ -77,6 +88,8 @@ def lines(plan: Plan) -> list[str]:
     ]
     if not plan.topology.compiled:
         told.append(f"note        {SIMULATED}")
+    if plan.roofline is not None and not plan.roofline.read:
+        told.append(f"note        {UNREAD}")
     told += ["", *_memory(plan)]
     if plan.roofline is not None:
         told += ["", *_work(plan, plan.roofline), "", *_said(plan.roofline)]
@@ -190,6 +203,7 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
     return told | {
         "flops": found.flops,
         "traffic": found.traffic,
+        "read": found.read,
         "unknown_loops": found.unknown_loops,
         "collectives": [vars(x) for x in together(found.collectives)],
         "seconds": {**found.seconds, "step": found.step},

@@ -33,6 +33,7 @@ class Roofline:
         collectives: what devices say to each other.
         unknown_loops: of which the program does not say how often they run, so that
             they count once.
+        read: whether the program could be read; if not, its products alone are known.
     """
 
     chip: Chip
@@ -40,6 +41,7 @@ class Roofline:
     traffic: int
     collectives: tuple[Collective, ...]
     unknown_loops: int = 0
+    read: bool = True
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -68,16 +70,19 @@ def roofline(
     """Return the roofline of a step.
 
     Args:
-        text: of the compiled program.
+        text: of the compiled program, or nothing where it cannot be had.
         jaxpr: of the traced one, whose products are those of all devices together.
         mesh: that it is for.
         slices: in which slice each device of the mesh is, by its place there.
         chip: that the devices are.
     """
+    flops = product_flops(jaxpr) / mesh.devices.size
+    if not text:
+        return Roofline(chip, flops, 0, (), read=False)
     module = hlo.read(text)
     return Roofline(
         chip,
-        product_flops(jaxpr) / mesh.devices.size,
+        flops,
         memory_traffic(module),
         tuple(collectives(module, dict(mesh.shape), slices)),
         module.unknown_loops,

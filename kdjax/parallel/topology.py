@@ -104,11 +104,18 @@ def topology(name: str, slices: int = 1) -> Topology:
         slices: of that shape; of GPUs machines are.
 
     Raises:
-        UserError: there is none of that name, or libtpu is missing.
+        UserError: there is none of that name, libtpu is missing, or there are too few
+            CPU devices to stand for GPUs.
     """
     chip, shape = parse(name)
     if chip not in SHAPES:
         devices = jax.devices("cpu")[: count(name)]
+        if len(devices) < count(name):
+            raise UserError(
+                f"{name} needs {count(name)} CPU devices in place of its GPUs and this "
+                f"process has {len(devices)}: set XLA_FLAGS to "
+                f"--xla_force_host_platform_device_count={count(name)} before it starts"
+            )
         return Topology(name, CHIPS[chip], "gpu", devices)
     return Topology(name, CHIPS[chip], "tpu", _tpus(name, shape, slices))
 
