@@ -232,7 +232,6 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from kdjax.commands.reporter import Reporter
     from kdjax.config import load_config
 
-    _keep_compiled()
     config, name = load_config(arguments.config, overrides), arguments.topology
     if arguments.fit:
         found = fit(config, name, Reporter())
