@@ -42,6 +42,7 @@ QUIET_LIBTPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 STOPPED = "\nkdjax: stopped; the same command goes on from here"
 PLANNED = """\
