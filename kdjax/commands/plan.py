@@ -133,7 +133,7 @@ def _compiled(
         raise UserError("the compiler does not say what a step needs; update jaxlib")
     try:
         text = compiled.as_text()
-    except JaxRuntimeError:  # some libtpu writes of v5p what no jaxlib of today reads
+    except JaxRuntimeError:  # of v5p and v6e, by libtpu 0.0.52 and jaxlib 0.10.2
         text = ""
     found = roofline(text, traced.jaxpr, mesh, machine.slices(mesh), machine.chip)
     return memory, found, memory.total, limit

@@ -149,7 +149,8 @@ def _time(plan: Plan, found: Roofline) -> list[str]:
     told = ["time of a step at full rates, ms"]
     told += [_row(part, 1e3 * seconds) for part, seconds in found.seconds.items()]
     run = run_of(plan, found)
-    told.append(_row("step", 1e3 * found.step, f"bottleneck: {found.bottleneck}"))
+    end = f"bottleneck: {found.bottleneck}" if found.read else "at least: compute alone"
+    told.append(_row("step", 1e3 * found.step, end))
     told += ["", f"the run     {run['samples_per_second']:,.0f} samples/s"]
     epochs = f", {run['epochs']:.1f} epochs" if "epochs" in run else ""
     told.append(
