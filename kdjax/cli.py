@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import os
 import shlex
 import signal
@@ -25,6 +26,7 @@ HELP = {
     "chain": "distil in stages, each from the stage before",
     "calibrate": "find the scale of a teacher's soft targets, and store it with it",
     "study": "run a grid of all of these, and answer with statistics in a report",
+    "plan": "say what a run takes of TPUs or GPUs that are not here",
     "export": "write a model for other people's tools, with its card",
     "info": "show versions, devices, and what is registered",
 }
@@ -36,7 +38,25 @@ on a workdir goes on where it stopped.
 
 example: kdjax {command} --config=configs/{example}.py --workdir=runs/mine
 """
+# The compiler of TPUs neither asks for a TPU nor tells of its start.
+QUIET_LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_LOG_DIR": "disabled",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 STOPPED = "\nkdjax: stopped; the same command goes on from here"
+PLANNED = """\
+It takes a config of pretrain, distill or vqa, compiles its real step for the topology,
+and prints memory, work, what devices say to each other, and how long that takes at the
+chips' full rates. No data, weights, hub or folder is opened, and nothing is written but
+what --json names. TPUs need the extra kdjax[plan], which is their compiler.
+
+example: kdjax plan --config=configs/distill/clip_kd_vitl14_vitt16.py \\
+    --topology=v5e:16x16
+"""
 EXAMPLES = {
     "pretrain": "pretrain/easy_vqa",
     "distill": "distill/easy_vqa",
@@ -69,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
         epilog = (
             EPILOG.format(command=name, example=EXAMPLES[name])
             if name in EXAMPLES
+            else PLANNED
+            if name == "plan"
             else None
         )
         command = commands.add_parser(
@@ -80,6 +102,9 @@ def parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         if name == "info":
+            continue
+        if name == "plan":
+            _add_plan(command)
             continue
         if name == "export":
             command.add_argument(
@@ -97,6 +122,27 @@ def parser() -> argparse.ArgumentParser:
             "--workdir", required=True, metavar="DIR", help="may be a gs:// path"
         )
     return top
+
+
+def _add_plan(command: argparse.ArgumentParser) -> None:
+    """Add what a plan takes: no workdir, and a machine."""
+    command.add_argument("--config", required=True, metavar="FILE[:argument]")
+    command.add_argument(
+        "--topology", required=True, metavar="CHIP:SHAPE",
+        help="such as v5e:16x16, v5p:4x4x4 or h100:8; with --fit a chip will do",
+    )  # fmt: skip
+    command.add_argument(
+        "--slices", type=int, default=1, metavar="N",
+        help="how many of that shape, joined by the network (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--fit", action="store_true",
+        help="look for the smallest shape of the chip, up to the one that is given, "
+        "and for the microbatch and remat with which the step fits there",
+    )  # fmt: skip
+    command.add_argument(
+        "--json", metavar="FILE", help="where to write the same for programs"
+    )
 
 
 def _add_hosts(command: argparse.ArgumentParser) -> None:
@@ -158,6 +204,9 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(info())
         return
     _start()
+    if arguments.command == "plan":
+        _plan(arguments, overrides)
+        return
     if arguments.command == "export":
         config = {"checkpoint": arguments.checkpoint, "format": arguments.format}
     else:
@@ -173,6 +222,36 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     results = run(arguments.command, config, arguments.workdir, overrides)
     if arguments.command != "study" and hosts.is_first():
         print(f"{describe(results)}\n{arguments.workdir}")
+
+
+def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print a plan; this process computes nothing, so it wants no accelerator."""
+    # JAX reads these when it starts.
+    os.environ.update({"JAX_PLATFORMS": "cpu", **QUIET_LIBTPU})
+    from kdjax.parallel.topology import simulated
+
+    flag = f"--xla_force_host_platform_device_count={simulated(arguments.topology)}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".lstrip()
+    from kdjax.commands.fit import fit
+    from kdjax.commands.plan import plan
+    from kdjax.commands.plan_lines import as_json, lines
+    from kdjax.commands.reporter import Reporter
+    from kdjax.config import load_config
+
+    config, name = load_config(arguments.config, overrides), arguments.topology
+    if arguments.fit:
+        found = fit(config, name, Reporter())
+    else:
+        found = plan(config, name, arguments.slices, Reporter())
+    if arguments.json:
+        from etils import epath
+
+        from kdjax.files import make_folder, write_whole
+
+        path = epath.Path(arguments.json)
+        make_folder(path.parent)
+        write_whole(path, f"{json.dumps(as_json(found), indent=2)}\n".encode())
+    print("\n".join(lines(found)))
 
 
 def _listen() -> None:

@@ -139,9 +139,17 @@ class Compute:
         return replace(config, attention=self.attention, remat=self.vision_remat)
 
 
-def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
-    """Return how a run computes: what its config asks for and this machine can do."""
-    backend, attention = jax.default_backend(), config.attention
+def compute_of(
+    config: ConfigDict, reporter: Reporter, backend: str | None = None
+) -> Compute:
+    """Return how a run computes: what its config asks for and a machine can do.
+
+    Args:
+        config: of the run.
+        reporter: is told what the machine cannot.
+        backend: of the machine: cpu, gpu or tpu; None for this one's.
+    """
+    backend, attention = backend or jax.default_backend(), config.attention
     needed = KERNELS.get(attention, backend)
     if needed != backend:
         reporter.say(
@@ -151,7 +159,7 @@ def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
         attention = "xla"
     remat = config.get("remat", {})
     return Compute(
-        _dtype(config.dtype),
+        _dtype(config.dtype, backend),
         attention,
         config.get("param_dtype", "float32"),
         remat.get("vision", "none"),
@@ -159,21 +167,23 @@ def compute_of(config: ConfigDict, reporter: Reporter) -> Compute:
     )
 
 
-def compute_of_teacher(config: ConfigDict, compute: Compute) -> Compute:
+def compute_of_teacher(
+    config: ConfigDict, compute: Compute, backend: str | None = None
+) -> Compute:
     """Return how a frozen teacher computes beside a student that computes so.
 
     It is held in what it computes in, and without gradient it keeps nothing for one.
     """
-    dtype = _dtype(config.teacher_dtype)
+    dtype = _dtype(config.teacher_dtype, backend or jax.default_backend())
     over = FROZEN[config.teacher_sharding]
     return Compute(dtype, compute.attention, dtype, over=over)
 
 
-def _dtype(name: str) -> str:
+def _dtype(name: str, backend: str) -> str:
     """Return a dtype; "auto" is bfloat16 on accelerators and float32 on CPUs."""
     if name != "auto":
         return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "float32" if backend == "cpu" else "bfloat16"
 
 
 def open_model(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import HELD_OUT, check_one, check_pairs, wanted_scales
@@ -257,13 +258,9 @@ def check_config(command: str, config: ConfigDict) -> None:
             be split over the mesh or is more than the data, or there is no such split
             or objective.
     """
-    _check(command, "", SCHEMAS[command], to_plain(config))
+    check_words(command, config)
     if "mesh" in config:
-        mesh = make_mesh(dict(config.mesh))
-        check_rows("batch_size", config.batch_size, mesh)
-        if config.microbatch:
-            check_rows("microbatch", config.microbatch, mesh)
-            check_parts(config.batch_size, config.microbatch)
+        check_split(config, make_mesh(dict(config.mesh)))
     if "data" in config:
         source_of(config, config.eval.split)
     if command == "calibrate":
@@ -291,6 +288,47 @@ def check_config(command: str, config: ConfigDict) -> None:
             check_pairs(source_of(config, HELD_OUT), config.batch_size)
     if "head" in config:
         check_heads(config.head.width, config.head.num_heads)
+
+
+def check_words(command: str, config: ConfigDict) -> None:
+    """Check the keys of a config and what each alone may be.
+
+    Raises:
+        UserError: a key is unknown (the nearest is named) or missing, a number is out
+            of its range, or a word is none of those that may stand there.
+    """
+    _check(command, "", SCHEMAS[command], to_plain(config))
+
+
+def check_split(config: ConfigDict, mesh: Mesh) -> None:
+    """Check that the batch of a config, and its parts, can be split over a mesh.
+
+    Raises:
+        UserError: they cannot.
+    """
+    check_rows("batch_size", config.batch_size, mesh)
+    if config.microbatch:
+        check_rows("microbatch", config.microbatch, mesh)
+        check_parts(config.batch_size, config.microbatch)
+
+
+def command_of(config: ConfigDict) -> str:
+    """Return which command that trains once a config is of, by its keys.
+
+    Raises:
+        UserError: it is of none of them.
+    """
+    for command, key in (
+        ("distill", "student"),
+        ("vqa", "tower"),
+        ("pretrain", "model"),
+    ):
+        if key in config and "steps" in config:
+            return command
+    raise UserError(
+        "the config is of none of pretrain, distill and vqa: give one of those, of a "
+        "chain or a study that of a single run"
+    )
 
 
 def check_profile(steps: Any) -> None:

@@ -81,6 +81,24 @@ def start(
     return heir if text_tower == "own" else _with_text(heir, teacher)
 
 
+def config_of_start(
+    student: CLIPConfig, teacher: CLIPConfig, ancestor: CLIPConfig, by: str, text: str
+) -> CLIPConfig:
+    """Return the config that `start` gives a student.
+
+    Args:
+        student: that the run's config names.
+        teacher: that it is to learn from.
+        ancestor: whose weights it inherits, if it does.
+        by: how it inherits weights: "none", "index" or "magnitude".
+        text: "own", or "teacher" for a copy of the teacher's tower.
+    """
+    if by != "none":
+        student = with_structure_of(student, ancestor)
+        check_heir(student, ancestor)
+    return student if text == "own" else _text_of(student, teacher)
+
+
 def _heir(config: CLIPConfig, larger: Teacher, by: str, text_tower: str) -> NamedModel:
     """Return a model with some of a larger one's weights, and its tokenizer."""
     config = with_structure_of(config, larger.config)

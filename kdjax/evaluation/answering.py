@@ -57,6 +57,14 @@ def image_tokens(
     return in_batches(functools.partial(_image_tokens, config=config), params, images)
 
 
+def shapes_of_tokens(
+    params: Params, images: Any, *, config: VQAConfig
+) -> jax.ShapeDtypeStruct:
+    """Return the shape of what `image_tokens` gives, from shapes alone."""
+    see = functools.partial(_image_tokens, config=config)
+    return jax.eval_shape(see, params, images)
+
+
 def answer_questions(
     params: Params,
     config: VQAConfig,

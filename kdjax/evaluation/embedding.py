@@ -60,11 +60,18 @@ def _image_fields(
 
 def bytes_of_image(params: Params, *, config: CLIPConfig, wanted: Wanted) -> int:
     """Return what `see_images` gives for each image, in bytes."""
-    size = config.vision.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-    see = functools.partial(_image_fields, config=config, wanted=wanted)
-    shapes = jax.tree.leaves(jax.eval_shape(see, params, image))
+    shapes = jax.tree.leaves(shapes_of_images(params, 1, config=config, wanted=wanted))
     return sum(x.size * x.dtype.itemsize for x in shapes)
+
+
+def shapes_of_images(
+    params: Params, count: int, *, config: CLIPConfig, wanted: Wanted
+) -> dict[str, Any]:
+    """Return the shapes of what `see_images` gives for so many images."""
+    size = config.vision.image_size
+    images = jax.ShapeDtypeStruct((count, size, size, 3), np.uint8)
+    see = functools.partial(_image_fields, config=config, wanted=wanted)
+    return jax.eval_shape(see, params, images)
 
 
 def see_images(

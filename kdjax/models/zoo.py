@@ -82,6 +82,16 @@ ARCHITECTURES: dict[str, CLIPConfig] = {
 }
 
 
+# What has the sizes of an architecture on the hub, which a plan does not ask.
+ON_THE_HUB = {
+    "openai/clip-vit-base-patch32": "vit-b-32",
+    "openai/clip-vit-base-patch16": "vit-b-16",
+    "openai/clip-vit-large-patch14": "vit-l-14",
+    "timm/vit_base_patch16_clip_224.laion400m_e32": "vit-b-16",
+    "timm/vit_large_patch14_clip_224.laion400m_e32": "vit-l-14",
+}
+
+
 def architecture_names() -> list[str]:
     """Return the registered names."""
     return list(ARCHITECTURES)

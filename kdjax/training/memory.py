@@ -53,7 +53,11 @@ def step_memory(program: Program, *inputs: Any) -> Memory | None:
         inputs: state, frozen and batch, or their shapes.
     """
     step: Any = program.step
-    compiled = step.lower(*jax.tree.map(_shape, inputs)).compile()
+    return memory_of(step.lower(*jax.tree.map(_shape, inputs)).compile())
+
+
+def memory_of(compiled: Any) -> Memory | None:
+    """Return what a compiled step needs, or None where the compiler does not say."""
     found = compiled.memory_analysis()
     if found is None:
         return None
@@ -66,10 +70,20 @@ def step_memory(program: Program, *inputs: Any) -> Memory | None:
 
 def state_memory(program: Program) -> int:
     """Return the bytes of a program's state on one device."""
+    return bytes_on_device(program.shapes, program.shardings)
+
+
+def bytes_on_device(shapes: Any, shardings: Any) -> int:
+    """Return the bytes of arrays on one device.
+
+    Args:
+        shapes: of the arrays.
+        shardings: of each, a tree of the same form.
+    """
     held = jax.tree.map(
         lambda x, place: math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize,
-        program.shapes,
-        program.shardings,
+        shapes,
+        shardings,
     )
     return sum(jax.tree.leaves(held))
 

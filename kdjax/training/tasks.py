@@ -20,6 +20,8 @@ from kdjax.objectives import Objective, build_objective
 from kdjax.objectives.patches import LAYERED
 from kdjax.training.microbatches import in_parts
 
+# What they do in a step, by its name in the compiled program.
+TEACHERS = "teachers"
 # Share of the patches that a masked image lacks (CLIP-KD, Yang 2024).
 MASKED = 0.75
 
@@ -107,10 +109,12 @@ class ContrastiveTask:
         objective = trained.objective
         student = self._student(trained.model, batch, objective.wanted())
         given = jax.lax.stop_gradient(frozen) or ()
-        teachers = tuple(
-            self._teacher(k, params, batch, objective.wanted(k))
-            for k, params in enumerate(given)
-        )
+        # By this name a plan tells their part of the step from the student's.
+        with jax.named_scope(TEACHERS):
+            teachers = tuple(
+                self._teacher(k, params, batch, objective.wanted(k))
+                for k, params in enumerate(given)
+            )
         return objective(student, teachers or None, progress)
 
     def _student(self, model: Any, batch: Batch, wanted: Wanted) -> Embeddings:
@@ -252,7 +256,8 @@ class VQATask:
             _by_question(batch["target"]),
             batch["mask"].reshape(-1).astype(jnp.float32),
         )
-        teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
+        with jax.named_scope(TEACHERS):
+            teacher = self._teacher(jax.lax.stop_gradient(frozen), batch)
         return trained.objective(student, teacher, progress)
 
     def _teacher(self, frozen: Params | None, batch: Batch) -> Embeddings | None:

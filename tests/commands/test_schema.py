@@ -9,7 +9,9 @@ from kdjax.commands.schema import SCHEMAS, check_config
 from kdjax.config import load_config
 from kdjax.errors import UserError
 
-CONFIGS = sorted(Path("configs").glob("*/*.py"))
+# Of data that no reader reads yet: it is there to plan, and test_plan.py looks at it.
+TO_PLAN = Path("configs/distill/clip_kd_vitl14_vitt16.py")
+CONFIGS = sorted({*Path("configs").glob("*/*.py")} - {TO_PLAN})
 
 
 def config_of(command):

@@ -1,0 +1,124 @@
+"""The smallest machine that a run fits on, with as few compilations as will do."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+from ml_collections import ConfigDict
+
+from kdjax.commands.plan import Plan, plan
+from kdjax.commands.reporter import Reporter
+from kdjax.errors import UserError
+from kdjax.parallel.chips import CHIPS, GIB
+from kdjax.parallel.topology import count, names_of, parse
+
+# Rows of a device in a microbatch, below which chips are not kept busy.
+FEWEST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much a step holds.
+
+    Attributes:
+        microbatch: rows that the towers see at a time; 0 for all.
+        remat: what of the towers is computed again.
+    """
+
+    microbatch: int
+    remat: str
+
+    def of(self, config: ConfigDict) -> ConfigDict:
+        """Return a config with this setting."""
+        changed = config.copy_and_resolve_references()
+        changed.microbatch = self.microbatch
+        for tower in changed.remat:
+            changed.remat[tower] = self.remat
+        return changed
+
+    def __str__(self) -> str:
+        return f"microbatch {self.microbatch}, remat {self.remat}"
+
+
+def settings(batch_size: int, devices: int) -> list[Setting]:
+    """Return settings to try, each of which holds less than the one before.
+
+    Args:
+        batch_size: of the run.
+        devices: over which a batch is split.
+    """
+    ladder = [Setting(0, remat) for remat in ("none", "dots", "full")]
+    rows = batch_size // 2
+    while rows >= FEWEST_ROWS * devices and rows % devices == 0:
+        if batch_size % rows == 0:
+            ladder.append(Setting(rows, "full"))
+        rows //= 2
+    return ladder
+
+
+def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
+    """Return the plan of the smallest topology of a chip on which a step fits.
+
+    There it has the first of `settings` that fits. A topology is tried with the last of
+    them, which holds least, and passed over where even an equal share of what was too
+    much for a smaller one would be too much.
+
+    Args:
+        config: of the run.
+        name: a chip, or the largest of its topologies to consider.
+        reporter: is told what is tried.
+
+    Raises:
+        UserError: it fits on none.
+    """
+    too_much = 0.0
+    for candidate in candidates(name):
+        devices = count(candidate)
+        shares = devices // max(1, config.mesh.tensor)
+        if shares == 0 or config.batch_size % shares:
+            continue
+        if too_much > devices * CHIPS[parse(candidate)[0]].memory:
+            reporter.say(f"plan: {candidate} is too small, by what was tried")
+            continue
+        ladder = settings(config.batch_size, shares)
+        attempt = cache(partial(_attempt, config, candidate, ladder, reporter))
+        last = attempt(len(ladder) - 1)
+        if last.fits:
+            places = range(len(ladder))
+            return attempt(bisect_left(places, True, key=lambda i: attempt(i).fits))
+        too_much = last.needed * devices
+    raise UserError(
+        f"the run fits on no topology up to {name}: take a larger chip, a smaller "
+        "batch_size, or split what is held by mesh.fsdp"
+    )
+
+
+def _attempt(
+    config: ConfigDict,
+    candidate: str,
+    ladder: Sequence[Setting],
+    reporter: Reporter,
+    place: int,
+) -> Plan:
+    setting = ladder[place]
+    found = plan(setting.of(config), candidate, 1, reporter)
+    needed, limit = found.needed / GIB, found.limit / GIB
+    reporter.say(
+        f"plan: {candidate}, {setting}: {needed:.2f} of {limit:.2f} GiB"
+        f"{'' if found.fits else ', which is too much'}"
+    )
+    return found
+
+
+def candidates(name: str) -> list[str]:
+    """Return the topologies of a chip from small to large, up to one that is given.
+
+    Args:
+        name: a chip, or a topology.
+    """
+    chip, _, shape = name.partition(":")
+    known = names_of(chip)
+    if not shape:
+        return known
+    return [*(x for x in known if count(x) < count(name)), name]

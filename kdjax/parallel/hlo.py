@@ -1,0 +1,173 @@
+"""The text of a compiled program, read: what runs how often, and what it moves.
+
+XLA's own cost analysis counts the body of a loop once. Here everything counts as often
+as it runs, so far as the text says how often that is.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+BITS = re.compile(r"[a-z]+(\d+)")
+SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^{}]*\})?")
+HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+NAME = re.compile(r"%([\w.\-]+)")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# Memory that is on the chip beside the cores, and not its high-bandwidth memory.
+ON_CHIP = re.compile(r"S\([1-9]\d*\)")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One array.
+
+    Attributes:
+        bytes: of it.
+        on_chip: whether it is held beside the cores.
+    """
+
+    bytes: int
+    on_chip: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+        name: of its value, of which there is one in the program.
+        shapes: of its value, a tuple's one by one.
+        opcode: what it does.
+        operands: names of what it takes; of a constant, what it is.
+        rest: its attributes, as they stand there.
+        root: whether its computation returns it.
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+    root: bool
+
+    def attribute(self, name: str) -> str:
+        """Return the name that an attribute gives, such as `body`, or ""."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+        return found[1] if found else ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A whole program.
+
+    Attributes:
+        computations: their instructions, by name.
+        entry: name of the one that is called.
+    """
+
+    computations: Mapping[str, tuple[Instruction, ...]]
+    entry: str
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Instruction]:
+        """All instructions."""
+        return {x.name: x for some in self.computations.values() for x in some}
+
+    @cached_property
+    def runs(self) -> Mapping[str, int]:
+        """How often each computation runs; what is not here never does."""
+        found: Counter[str] = Counter()
+        waiting = [(self.entry, 1)]
+        while waiting:
+            name, times = waiting.pop()
+            found[name] += times
+            for line in self.computations[name]:
+                turns = times * (self.trips(line) or 1)
+                waiting += [(called, turns) for called in called_by(line)]
+        return found
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Return how often a loop runs, or None where the text does not say.
+
+        The compiler writes it down, or the loop counts from 0 and is compared with it.
+        """
+        if loop.opcode != "while":
+            return None
+        if found := TRIPS.search(loop.rest):
+            return int(found[1])
+        lines = self.computations[loop.attribute("condition")]
+        numbers = [x.operands[0] for x in lines if x.opcode == "constant"]
+        compared = any("direction=LT" in x.rest for x in lines)
+        if compared and len(numbers) == 1 and numbers[0].isdigit():
+            return int(numbers[0])
+        return None
+
+    @cached_property
+    def unknown_loops(self) -> int:
+        """Loops of which the text does not say how often they run."""
+        run = (x for name in self.runs for x in self.computations[name])
+        return sum(x.opcode == "while" and self.trips(x) is None for x in run)
+
+
+def called_by(instruction: Instruction) -> list[str]:
+    """Return the computations that an instruction runs.
+
+    What reduces or compares two numbers is no part of the program's course.
+    """
+    if instruction.opcode == "while":
+        return [instruction.attribute("body")]
+    if instruction.opcode in ("fusion", "async-start"):
+        return [instruction.attribute("calls")]
+    if instruction.opcode == "call":
+        return [instruction.attribute("to_apply")]
+    if instruction.opcode == "conditional":
+        listed = re.search(r"branch_computations=\{(.*?)\}", instruction.rest)
+        if listed:
+            return NAME.findall(listed[1])
+        return [instruction.attribute(f"{x}_computation") for x in ("true", "false")]
+    return []
+
+
+def read(text: str) -> Module:
+    """Return a program from what `compiled.as_text()` says."""
+    computations: dict[str, tuple[Instruction, ...]] = {}
+    lines: list[Instruction] = []
+    name = entry = ""
+    for line in text.splitlines():
+        if head := HEAD.match(line):
+            name, lines = head[2], []
+            entry = name if head[1] else entry
+        elif line.startswith("}"):
+            computations[name] = tuple(lines)
+        elif found := LINE.match(line):
+            lines.append(_instruction(found))
+    return Module(computations, entry)
+
+
+def _instruction(line: re.Match[str]) -> Instruction:
+    root, name, shapes, opcode, rest = line.groups()
+    given, rest = _parted(rest)
+    sizes = tuple(_shape(*found) for found in SHAPE.findall(shapes))
+    operands = (given,) if opcode == "constant" else tuple(NAME.findall(given))
+    return Instruction(name, sizes, opcode, operands, rest, bool(root))
+
+
+def _parted(rest: str) -> tuple[str, str]:
+    """Return what stands in the brackets that are open, and what follows them."""
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return rest[:place], rest[place + 1 :]
+    return rest, ""
+
+
+def _shape(kind: str, sizes: str, layout: str) -> Shape:
+    count = math.prod(int(size) for size in sizes.split(",") if size)
+    bits = BITS.match(kind)
+    width = int(bits[1]) if bits else 8 * (kind == "pred")
+    return Shape(count * width // 8, bool(ON_CHIP.search(layout)))
