@@ -239,6 +239,11 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from kdjax.config import load_config
 
     config, name = load_config(arguments.config, overrides), arguments.topology
+    if arguments.slices != 1 and (arguments.fit or simulated(name) > 1):
+        raise UserError(
+            f"--slices={arguments.slices} joins TPU slices of one shape; leave it out "
+            "with --fit, and of GPUs"
+        )
     if arguments.fit:
         found = fit(config, name, Reporter())
     else:

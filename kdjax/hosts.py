@@ -150,13 +150,14 @@ def wait(where: str) -> None:
         sync_global_devices(where)
 
 
-def all_say(yes: bool) -> bool:
-    """Return whether all processes say yes; all of them must ask."""
+def all_have(number: int) -> bool:
+    """Return whether all processes have the same number from 0; all must ask."""
     if not several():
-        return yes
+        return number >= 0
     from jax.experimental.multihost_utils import process_allgather
 
-    return bool(process_allgather(yes).all())
+    found = process_allgather(number)
+    return bool((found == found[0]).all() and found[0] >= 0)
 
 
 def first_says(yes: bool) -> bool:

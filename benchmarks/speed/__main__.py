@@ -5,8 +5,8 @@
 
 Each side has a process of its own, which waits while the other works. A round is some
 steps of one side and then as many of the other; a ratio is that of one round, so what
-slows the machine down slows both. The losses of the first step are compared: both sides
-compute the same.
+slows the machine down slows both. The losses of the first step are printed: where the
+widths of both models are equal so are they, for both sides begin with the same weights.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def start_up() -> dict[str, float]:
-    """Return the seconds of `kdjax --help`, the best of five, and of a compilation."""
+    """Return the seconds of `kdjax --help`, the median of five, and of a compilation."""
     times = []
     for _ in range(5):
         started = time.perf_counter()

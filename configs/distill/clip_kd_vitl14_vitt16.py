@@ -32,6 +32,7 @@ def get_config(batch_size: str = "32768") -> ConfigDict:
     config.teacher = "timm/vit_large_patch14_clip_224.laion400m_e32"
     config.teacher_sharding = "replicated"
     config.teacher_dtype = "auto"
+    config.parts = "all"
     config.inherit = "none"
     config.inherit_from = "teacher"
     config.text_tower = "own"

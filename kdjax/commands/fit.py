@@ -1,7 +1,8 @@
 """The smallest machine that a run fits on, with as few compilations as will do."""
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -76,7 +77,7 @@ def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
     for candidate in candidates(name):
         devices = count(candidate)
         shares = devices // max(1, config.mesh.tensor)
-        if shares == 0 or config.batch_size % shares:
+        if not _divides(dict(config.mesh), devices) or config.batch_size % shares:
             continue
         if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
@@ -92,6 +93,14 @@ def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         f"the run fits on no topology up to {name}: take a larger chip, a smaller "
         "batch_size, or split what is held by mesh.fsdp"
     )
+
+
+def _divides(mesh: Mapping[str, int], devices: int) -> bool:
+    """Return whether so many devices have a mesh of these sizes."""
+    fixed = math.prod(size for size in mesh.values() if size != -1)
+    if -1 in mesh.values():
+        return devices % fixed == 0
+    return devices == fixed
 
 
 def _attempt(

@@ -372,7 +372,7 @@ def _of_checkpoint(
     config = compute.of(load_clip_config(directory))
     abstract = abstract_of(CLIP, config)
     shapes = nnx.to_pure_dict(abstract)
-    device = SingleDeviceSharding(jax.devices()[0])
+    device = SingleDeviceSharding(jax.local_devices()[0])
     places = (
         jax.tree.map(lambda x: device, shapes)
         if mesh is None

@@ -1,7 +1,7 @@
 """Checkpoints of the state, the data iterator and what a run knows, by Orbax."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,6 +19,9 @@ FOLDER = "checkpoints"
 # Before the number of a step whose folder cannot be restored.
 DAMAGED = "damaged-"
 JSON = ocp.args.JsonRestore()
+# What to do where no checkpoint can be restored: a run's own, and another's.
+BEGIN_ANEW = "remove the folder, and the same command begins anew"
+NAME_ANOTHER = "name another model, or let that run save another checkpoint"
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 Say = Callable[[str], None]
@@ -118,18 +121,22 @@ class Checkpoints:
             UserError: all are damaged.
         """
         newest = sorted(self._manager.all_steps(), reverse=True)
-        return self._first(newest, shapes, shardings, iterator)
+        restored = self._first(newest, shapes, shardings, iterator)
+        if restored is None or self._kept.best in (None, *self._manager.all_steps()):
+            return restored
+        self._kept.best = None  # it was damaged, or went when a better one came
+        return restored._replace(record=replace(restored.record, best=None))
 
     def state_after(
-        self, step: int, shapes: TrainState, shardings: TrainState
+        self, steps: Sequence[int], shapes: TrainState, shardings: TrainState
     ) -> TrainState:
-        """Return the state after a saved step.
+        """Return the state after the first of some saved steps that is whole.
 
         Raises:
-            UserError: its checkpoint is damaged.
+            UserError: all of their checkpoints are damaged.
         """
         self._manager.wait_until_finished()
-        restored = self._first([step], shapes, shardings)
+        restored = self._first(steps, shapes, shardings)
         assert restored is not None
         return restored.state
 
@@ -152,25 +159,27 @@ class Checkpoints:
             shardings,
         )
 
-        def read(folder: epath.Path) -> Restored:
+        def read(folder: epath.Path) -> Any:
             args = {"state": ocp.args.StandardRestore(target)}
-            items = _read(folder, **args, data=JSON, run=JSON)
-            about = items["run"]
-            if about.pop("bits") != int(_sum_of_bits(items["state"])):
-                raise ValueError("its arrays are not those that were saved")
-            if iterator is not None:
-                iterator.set_state(items["data"])
-            best = about["best"] and Best(**about["best"])
-            return Restored(items["state"], Record(**{**about, "best": best}))
+            return _read(folder, **args, data=JSON, run=JSON)
+
+        def check(items: Any) -> str:
+            same = items["run"].pop("bits") == int(_sum_of_bits(items["state"]))
+            return "" if same else "its arrays are not those that were saved"
 
         folders = [self._directory / str(step) for step in steps]
         damaged: list[epath.Path] = []
-        restored = _first_whole(folders, read, damaged, self._say)
+        items = _first_whole(folders, read, check, damaged, self._say, BEGIN_ANEW)
         if damaged:
             self._put_aside(damaged)
-        if restored is not None and restored.record.best is not None:
-            self._kept.best = restored.record.best.step
-        return restored
+        if items is None:
+            return None
+        if iterator is not None:
+            iterator.set_state(items["data"])
+        about = items["run"]
+        best = about["best"] and Best(**about["best"])
+        self._kept.best = best.step if best else None
+        return Restored(items["state"], Record(**{**about, "best": best}))
 
     def _put_aside(self, folders: Iterable[epath.Path]) -> None:
         if hosts.is_first():
@@ -220,7 +229,7 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
         return _read(folder, state=args)["state"][part]["model"]
 
     folders = [_directory_of(workdir) / str(step) for step in steps_of(workdir)]
-    return _first_whole(folders, read, [], say)
+    return _first_whole(folders, read, lambda params: "", [], say, NAME_ANOTHER)
 
 
 def _directory_of(workdir: epath.Path) -> epath.Path:
@@ -243,16 +252,20 @@ def _read(folder: epath.Path, **args: ocp.args.CheckpointArgs) -> Any:
 def _first_whole(
     folders: Sequence[epath.Path],
     read: Callable[[epath.Path], Content],
+    check: Callable[[Content], str],
     damaged: list[epath.Path],
     say: Say,
+    advice: str,
 ) -> Content | None:
     """Return the first folder's content that all hosts can read, or None of none.
 
     Args:
         folders: to be tried in this order.
-        read: reads one.
+        read: reads one, without other hosts.
+        check: says what is wrong with what all hosts have read, on all of them.
         damaged: gets those before it.
         say: is told of them.
+        advice: what to do where none can be read.
 
     Raises:
         UserError: none can be read.
@@ -267,20 +280,23 @@ def _first_whole(
         # What a damaged file makes of Orbax is of many kinds.
         except Exception as error:
             words = " ".join(str(error).split())[:200] or type(error).__name__
-        if hosts.all_say(content is not None):
-            for other in damaged:
-                say(
-                    f"the checkpoint {other} is damaged and not used: going on from "
-                    f"{folder.name}"
-                )
-            return content
+        # Of a run that goes on, hosts may not have found the same.
+        if hosts.all_have(int(folder.name) if content is not None else -1):
+            assert content is not None
+            words = check(content)
+            if not words:
+                for other in damaged:
+                    say(
+                        f"the checkpoint {other} is damaged and not used: going on "
+                        f"from {folder.name}"
+                    )
+                return content
         damaged.append(folder)
     if not folders:
         return None
     raise UserError(
         f"no checkpoint in {folders[0].parent} can be restored (the last that was "
-        f"tried: {words or 'on another host'}): remove the folder, and the same "
-        "command begins anew"
+        f"tried: {words or 'on another host'}): {advice}"
     )
 
 

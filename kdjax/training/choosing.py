@@ -45,12 +45,10 @@ class Choice:
         Raises:
             UserError: the metric is not among the scores.
         """
-        if not scores:
-            return best
         if self.metric not in scores:
             raise UserError(
                 f"checkpoint.best is {self.metric!r}, and the evaluators say "
-                f"{', '.join(sorted(scores))}: give one of these"
+                f"{', '.join(sorted(scores)) or 'nothing'}: give one of these, or ''"
             )
         score = scores[self.metric]
         better = best is None or self._worth(score) > self._worth(best.score)

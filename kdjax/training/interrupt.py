@@ -54,6 +54,8 @@ def stop_flag() -> Iterator[Flag]:
     shared = hosts.several()
 
     def ask(signum: int, frame: FrameType | None) -> None:
+        if flag.signum is not None and shared:
+            hosts.leave(128 + signum, at_once=True)  # others may wait for this one
         if flag.signum is not None:
             raise Interrupted(signum)
         flag.signum = signum

@@ -132,11 +132,11 @@ def train(
     journal = Journal(program, workdir, done, started, watch, config.max_nonfinite)
     trace, clock = Trace(workdir / "profile", config.profile), journal.clock
     with (
+        ExitStack() as stack,  # a signal does not cut what is being saved at the end
         memory_explained(program, lambda: (state, frozen, batch)),
         closing(checkpoints),
         closing(journal),
         closing(trace),
-        ExitStack() as stack,
     ):
         flag = None
         for step in range(done + 1, config.steps + 1):
@@ -152,7 +152,7 @@ def train(
                 scores = _scores(evaluate, state, clock)
             asked = flag.stops_at(step)
             stopping = asked is not None
-            if config.best:
+            if config.best and config.evaluated(step):
                 best = config.best.after(step, scores, before)
             logged = stopping or config.logged(step)
             journal.add(Step(step, values, batch, logged, scores))
@@ -169,6 +169,9 @@ def train(
                 alarm.set()
             if asked is not None:
                 raise Interrupted(asked)
+        # It may have come while the last step was saved.
+        if flag and (asked := flag.stops_at(config.steps + 1)) is not None:
+            raise Interrupted(asked)
         last = Trained(state, journal.seconds, {})
         if config.best is None or best is None:
             return last
@@ -225,15 +228,17 @@ def _at_best(
         scores: of the last step.
     """
     state, step = last.state, int(last.state.step)
-    ends = {
-        "best": {"step": best.step, choice.metric: best.score},
-        "last": {"step": step, **scores},
-    }
     if best.step < step:
         for array in jax.tree.leaves(state):
             array.delete()  # there may be no room for both
         places = program.shapes, program.shardings
-        state = checkpoints.state_after(best.step, *places)
+        state = checkpoints.state_after([best.step, step], *places)
+        if int(state.step) == step:  # the best one's checkpoint is damaged
+            best = Best(step, scores[choice.metric])
+    ends = {
+        "best": {"step": best.step, choice.metric: best.score},
+        "last": {"step": step, **scores},
+    }
     return last._replace(state=state, ends=ends)
 
 

@@ -146,7 +146,7 @@ def evaluation_explained() -> Iterator[None]:
 
 
 def _explanation(program: Program, inputs: tuple[Any, ...], said: str) -> str:
-    limit = device_limit(program.mesh.devices.flat[0])
+    limit = device_limit(program.mesh.local_devices[0])
     if not jax.tree.leaves(inputs[-1:]):
         held = state_memory(program)
         return (

@@ -24,7 +24,7 @@ from kdjax.training.optimizer import (
     move_average,
     stop_frozen,
 )
-from kdjax.training.rates import check_rates
+from kdjax.training.rates import check_rates, moves
 from kdjax.training.tasks import Batch, Frozen, Task
 
 
@@ -224,8 +224,14 @@ def _moved(
     """Return the state after an update: its parameters, their moments and average."""
     updates, opt_state = transform.update(grads, state.opt_state, state.params)
     updates = optax.tree.scale(rate, updates)
-    params = optax.apply_updates(state.params, updates)
-    params = clamp_logit_scale(params, optimizer.max_logit_scale)
+    updated = optax.apply_updates(state.params, updates)
+    # What is frozen keeps its bits: a logit scale may lie above the limit.
+    params = jax.tree.map(
+        lambda learns, new, old: new if learns else old,
+        moves(state.params, optimizer.rates),
+        clamp_logit_scale(updated, optimizer.max_logit_scale),
+        state.params,
+    )
     ema = state.ema
     if ema is not None:
         ema = move_average(ema, params, state.step, optimizer)
