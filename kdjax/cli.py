@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -172,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
-        _listen()
-        _do(arguments, overrides)
+        with _listening():
+            _do(arguments, overrides)
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
@@ -259,15 +260,22 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     print("\n".join(lines(found)))
 
 
-def _listen() -> None:
+@contextmanager
+def _listening() -> Iterator[None]:
     """End at once when a signal asks; while training the loop's handlers are there.
 
     Python's handlers run between its own instructions, and a compiler may keep it from
     them for minutes. A thread is told at once.
     """
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, _stop)
-    signal.set_wakeup_fd(_ending_thread(), warn_on_full_buffer=False)
+    told = signal.set_wakeup_fd(_ending_thread(), warn_on_full_buffer=False)
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = {signum: signal.signal(signum, _stop) for signum in watched}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(told)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

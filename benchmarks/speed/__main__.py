@@ -118,7 +118,7 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def start_up() -> dict[str, float]:
-    """Return the seconds of `kdjax --help`, the median of five, and of a compilation."""
+    """Return the seconds of `kdjax --help`, a median, and of a compilation."""
     times = []
     for _ in range(5):
         started = time.perf_counter()
