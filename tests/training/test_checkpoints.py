@@ -127,7 +127,7 @@ def test_the_best_is_kept_beside_the_newest_also_by_a_run_that_goes_on(tmp_path)
     save(tmp_path, 4, 5, 6, best=Best(2, 0.5))
     assert folders(tmp_path) == ["2", "5", "6"]
     checkpoints = Checkpoints(epath.Path(tmp_path), 2)
-    state = checkpoints.state_after(2, *train_state(0))
+    state = checkpoints.state_after([2], *train_state(0))
     assert bits(state) == bits(train_state(2)[0])
     checkpoints.close()
 
