@@ -53,7 +53,8 @@ def test_a_stored_scale_of_a_teacher_that_is_not_there_yet_is_refused(config, tm
     assert not any(tmp_path.iterdir())
     for entry in plan(config)[:3]:
         (tmp_path / "cells" / entry.clip.name / "model").mkdir(parents=True)
-        for name in ("environment.json", "results.json", "model/config.json"):
+        weights = "model/model.safetensors"
+        for name in ("environment.json", "results.json", "model/config.json", weights):
             (tmp_path / "cells" / entry.clip.name / name).write_text("{}")
     with pytest.raises(UserError, match=r"calibration.json is missing: run kdjax cal"):
         run_study(config, tmp_path / "study", Reporter(quiet=True), "")
