@@ -2,7 +2,7 @@
 # Submit kdjax commands to Slurm; launch/slurm_job.sh is the job.
 #
 #   launch/slurm.sh --nodes=4 --gpus-per-node=8 --time=24:00:00 --partition=PARTITION -- \
-#       kdjax distill --config=configs/distill/scenes.py --workdir=/shared/runs/clip
+#       kdjax distill --config=configs/distill/scenes.py --workdir=/nfs/runs/clip
 #   launch/slurm.sh --gpus-per-node=1 --time=4:00:00 --commands=seeds.txt
 #
 # kdjax is the one on PATH; the checkout and the workdir lie on a file system that the nodes
