@@ -14,10 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kdjax import hosts
-from kdjax.errors import NoRoom, UserError
+from kdjax.errors import NoRoom, Passing, UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from kdjax.commands.reporter import Reporter
 
 HELP = {
     "pretrain": "train a CLIP model from captions: a teacher, or a baseline student",
@@ -179,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         # What starts a run again does so unless the input is wrong, which is 2.
-        status = 1 if isinstance(error, hosts.Absent) else 2
+        status = 1 if isinstance(error, Passing) else 2
         # Where a disk is full, libraries would have more to say at a proper end.
         return hosts.leave(status, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
@@ -208,10 +213,12 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.command == "plan":
         _plan(arguments, overrides)
         return
-    if arguments.command == "export":
-        config = {"checkpoint": arguments.checkpoint, "format": arguments.format}
+    _prepare()
+    command, workdir, told = arguments.command, arguments.workdir, ""
+    if command == "export":
+        config: Any = {"checkpoint": arguments.checkpoint, "format": arguments.format}
     else:
-        config = arguments.config
+        config, told = _opened(command, arguments.config, workdir, overrides)
         hosts.start(
             arguments.coordinator_address,
             arguments.num_processes,
@@ -220,9 +227,25 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     from kdjax.commands.run import describe
 
-    results = run(arguments.command, config, arguments.workdir, overrides)
-    if arguments.command != "study" and hosts.is_first():
-        print(f"{describe(results)}\n{arguments.workdir}")
+    results = _run(command, config, workdir, told, quiet=False)
+    if command != "study" and hosts.is_first():
+        print(f"{describe(results)}\n{workdir}")
+
+
+def _opened(
+    command: str, file: str, workdir: str, overrides: Sequence[str]
+) -> tuple["ConfigDict", str]:
+    """Return the config of a file, whose words are checked, and what names it here.
+
+    What is wrong with them is so before any other process is met.
+    """
+    from kdjax.commands.schema import check_words
+    from kdjax.config import load_config
+
+    config = load_config(file, overrides)
+    check_words(command, config)
+    words = [command, f"--config={file}", f"--workdir={workdir}", *overrides]
+    return config, shlex.join(["kdjax", *words])
 
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -307,7 +330,7 @@ def _ending_thread() -> int:
 
 
 def _start() -> None:
-    """Set up the process: no chatter of libraries, and memory that stays."""
+    """Keep libraries from chatter."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -316,6 +339,11 @@ def _start() -> None:
 
     # Of what goes wrong while it saves Orbax writes pages, and raises it too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _prepare() -> None:
+    """Set up the process for whatever computes."""
+    _keep_compiled()
     _keep_freed_memory()
 
 
@@ -366,7 +394,8 @@ def run(
     """Run any command of the command line; return its results and its workdir.
 
     What is compiled is kept in the user's cache folder, unless JAX's settings name
-    another. On many hosts the caller has called `jax.distributed.initialize` before.
+    another, and what is freed on a CPU stays with the process. On many hosts the caller
+    has called `jax.distributed.initialize` before.
 
     Args:
         command: pretrain, distill, chain, vqa, eval, calibrate, study or export.
@@ -379,43 +408,63 @@ def run(
     Raises:
         UserError: the input is wrong, in one sentence.
     """
-    from kdjax.commands import COMMANDS, run_command
-    from kdjax.commands.reporter import Reporter
-    from kdjax.config import load_config
+    from kdjax.commands import COMMANDS
 
-    _keep_compiled()
+    _prepare()
     known = (*COMMANDS, "chain", "study", "export")
     if command not in known:
         raise UserError(f"{command!r} is no command; there are {', '.join(known)}")
     told = f"kdjax.run({command!r}, config, {workdir!r})"
     if isinstance(config, str):
-        words = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
-        told = shlex.join(["kdjax", *words])
-        config = load_config(config, overrides)
+        config, told = _opened(command, config, workdir, overrides)
+    return _run(command, config, workdir, told, quiet)
+
+
+def _run(
+    command: str, config: Any, workdir: str, told: str, quiet: bool
+) -> dict[str, Any]:
+    """Do a command; `told` is what makes the same again."""
+    from kdjax.commands.reporter import Reporter
+    from kdjax.files import room_explained
+
     reporter = Reporter(quiet=quiet or not hosts.is_first())
+    with room_explained(workdir):
+        results = _results(command, config, workdir, reporter, told)
+    return {**results, "workdir": workdir}
+
+
+def _results(
+    command: str, config: Any, workdir: str, reporter: "Reporter", told: str
+) -> dict[str, Any]:
     if command == "export":
-        from ml_collections import ConfigDict
-
-        from kdjax.commands.export import export
-        from kdjax.commands.schema import check_config
-
-        if not isinstance(config, Mapping | ConfigDict):
-            raise UserError(
-                f"an export is asked for by {config!r}; give a mapping with the "
-                "checkpoint and the format"
-            )
-        asked = {"format": "safetensors", **config}
-        if isinstance(asked.get("checkpoint"), os.PathLike):
-            asked["checkpoint"] = os.fspath(asked["checkpoint"])
-        wanted = ConfigDict(asked)
-        check_config(command, wanted)
-        return {**export(wanted, workdir, reporter), "workdir": workdir}
+        return _export(config, workdir, reporter)
     if command == "chain":
         from kdjax.commands.chain import run_chain
 
-        return {**run_chain(config, workdir, reporter), "workdir": workdir}
+        return run_chain(config, workdir, reporter)
     if command == "study":
         from kdjax.study.execute import run_study
 
-        return {**run_study(config, workdir, reporter, told), "workdir": workdir}
-    return {**run_command(command, config, workdir, reporter), "workdir": workdir}
+        return run_study(config, workdir, reporter, told)
+    from kdjax.commands import run_command
+
+    return run_command(command, config, workdir, reporter)
+
+
+def _export(config: Any, workdir: str, reporter: "Reporter") -> dict[str, Any]:
+    from ml_collections import ConfigDict
+
+    from kdjax.commands.export import export
+    from kdjax.commands.schema import check_config
+
+    if not isinstance(config, Mapping | ConfigDict):
+        raise UserError(
+            f"an export is asked for by {config!r}; give a mapping with the "
+            "checkpoint and the format"
+        )
+    asked = {"format": "safetensors", **config}
+    if isinstance(asked.get("checkpoint"), os.PathLike):
+        asked["checkpoint"] = os.fspath(asked["checkpoint"])
+    wanted = ConfigDict(asked)
+    check_config("export", wanted)
+    return export(wanted, workdir, reporter)

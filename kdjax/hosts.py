@@ -8,10 +8,12 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
-from typing import TypeVar
+import time
+from typing import Any, TypeVar
 
-from kdjax.errors import UserError
+from kdjax.errors import Passing, UserError
 
 Tree = TypeVar("Tree")
 
@@ -19,16 +21,16 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
-# In the words of errors of what goes between hosts.
-BROKEN = re.compile("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|(closed|reset) by peer")
+# What may go wrong on all hosts: seconds in which they come to it, and in which those
+# that end see that they are all there before they see that the first is gone.
+COMING, SEEING = 10, 1
+# How errors begin of what goes between hosts: in sums, and in what the runtime asks.
+OF_SUMS = re.compile("[A-Z_]+: .*(Gloo|NCCL|(closed|reset) by peer)")
+OF_RUNTIME = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED): ")
 GONE = (
     "kdjax: another host is gone or cannot be reached ({why}); the same command on all "
     "hosts goes on from the last checkpoint\n"
 )
-
-
-class Absent(UserError):
-    """The other processes did not come; they may when all are started again."""
 
 
 def start(
@@ -49,7 +51,7 @@ def start(
 
     Raises:
         UserError: only some are given, or they cannot be.
-        Absent: the others do not come.
+        Passing: the others do not come; they may when all are started again.
     """
     if heartbeat_timeout_seconds < 1:
         raise UserError(
@@ -75,7 +77,7 @@ def start(
         )
     # What hinders it is of many kinds.
     except Exception as error:
-        raise Absent(
+        raise Passing(
             f"the processes of this run do not meet ({error}): start all of them at "
             "once, each with the address of the first as --coordinator_address, with "
             "--num_processes and with its own --process_id"
@@ -90,13 +92,29 @@ def _checked(address: str | None, count: int | None, place: int | None) -> int:
             "where the processes are; give all of them, or none where the environment "
             "says it or there is one process"
         )
-    if not re.fullmatch(r".+:\d+", address):
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 2**16:
         raise UserError(f"coordinator_address is {address!r}; give HOST:PORT")
     if not 0 <= place < count:
         raise UserError(
             f"process_id is {place} and num_processes {count}; count processes from 0"
         )
+    if place == 0 and count > 1:
+        _check_port(int(port))
     return count
+
+
+def _check_port(port: int) -> None:
+    """Check that the first process can wait for others at a port; JAX would crash."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise UserError(
+            f"coordinator_address has the port {port}, at which the first process "
+            f"cannot wait for the others ({error}): give one that is free on its host"
+        ) from error
 
 
 def _detected() -> int:
@@ -150,14 +168,13 @@ def wait(where: str) -> None:
         sync_global_devices(where)
 
 
-def all_have(number: int) -> bool:
-    """Return whether all processes have the same number from 0; all must ask."""
+def each(number: int) -> list[int]:
+    """Return the number that each process has, in their order; all must ask."""
     if not several():
-        return number >= 0
+        return [number]
     from jax.experimental.multihost_utils import process_allgather
 
-    found = process_allgather(number)
-    return bool((found == found[0]).all() and found[0] >= 0)
+    return [int(x) for x in process_allgather(number)]
 
 
 def first_says(yes: bool) -> bool:
@@ -196,19 +213,42 @@ def gone(error: Exception) -> str:
     """Return what is to be said of an error that a lost host leaves; else nothing.
 
     Where a connection breaks, the error of what went over it may come before JAX ends
-    the process; it is of several kinds, and only its words tell.
+    the process.
     """
+    from jax.errors import JaxRuntimeError
+
     why = " ".join(str(error).split())
-    return GONE.format(why=why[:200]) if BROKEN.search(why) else ""
+    of_runtime = isinstance(error, JaxRuntimeError) and OF_RUNTIME.match(why)
+    # What fetches an array that is not there yet makes a ValueError of it.
+    of_sums = isinstance(error, JaxRuntimeError | ValueError) and OF_SUMS.match(why)
+    return GONE.format(why=why[:200]) if of_runtime or of_sums else ""
 
 
 def leave(status: int, at_once: bool = False) -> int:
     """Return an exit status, or end with it where others have been met, or at once.
 
-    At a proper end each process waits for all, and they would wait for this one.
+    At a proper end each process waits for all, and they would wait for this one. What
+    is wrong for all is known to all soon, and none must hear of the end of the first
+    before.
     """
+    if met() and not at_once:
+        _wait_to_leave()
     if at_once or met():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _wait_to_leave() -> None:
+    """Wait for those that leave too, but not for long."""
+    from jax._src.distributed import global_state  # there is no public name
+    from jax.errors import JaxRuntimeError
+
+    client: Any = global_state.client
+    try:
+        client.wait_at_barrier("leaving", COMING * 1000)
+    except JaxRuntimeError:  # what was wrong was wrong here alone
+        return
+    if global_state.process_id == 0:
+        time.sleep(SEEING)

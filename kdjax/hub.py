@@ -66,19 +66,20 @@ def find_model(
 
 def _is_directory(path: epath.Path) -> bool:
     try:
-        if path.is_file():
-            raise UserError(
-                f"{path} is a file: give the directory with its config and its weights "
-                "as safetensors (a .pt or .bin is a pickle, which can run any code and "
-                "is never opened)"
-            )
-        return path.is_dir()
+        is_file, is_directory = path.is_file(), path.is_dir()
     # What an address that nothing here reads makes of the path is of many kinds.
     except (ImportError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read here ({error}); for gs:// paths run pip install "
             "'kdjax[gcs]', and download what is elsewhere"
         ) from error
+    if is_file:
+        raise UserError(
+            f"{path} is a file: give the directory with its config and its weights "
+            "as safetensors (a .pt or .bin is a pickle, which can run any code and "
+            "is never opened)"
+        )
+    return is_directory
 
 
 def family_of(directory: epath.Path) -> tuple[str, dict[str, Any]]:

@@ -1,11 +1,13 @@
 """How processes find each other, and how one ends whose fellow has died."""
 
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 from objectives.on_devices import free_port
 
 from kdjax import hosts
@@ -42,12 +44,26 @@ SLURM = {
             {"coordinator_address": "host:1", "num_processes": 0, "process_id": 0},
             "process_id is 0 and num_processes 0",
         ),
+        (
+            {"coordinator_address": "h:99999", "num_processes": 2, "process_id": 0},
+            "coordinator_address is 'h:99999'; give HOST:PORT",
+        ),
         ({"heartbeat_timeout_seconds": 0}, "heartbeat_timeout_seconds is 0"),
     ],
 )
 def test_what_is_said_in_part_or_cannot_be_is_refused(given, said):
     with pytest.raises(UserError, match=said):
         hosts.start(**given)
+    assert not hosts.met()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_a_port_that_another_has_is_refused(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port}, .*: give one that is free"):
+            hosts.start(f"127.0.0.1:{port}", 2, 0)
     assert not hosts.met()
 
 
@@ -84,16 +100,21 @@ def test_alone_a_process_is_the_first_and_has_everything():
 
 
 @pytest.mark.parametrize(
-    ("said", "lost"),
+    ("kind", "said", "lost"),
     [
-        ("UNKNOWN: Gloo all-reduce failed: Connection\nclosed by peer [::]:1", True),
-        ("INTERNAL: NCCL operation failed: remote process exited", True),
-        ("RESOURCE_EXHAUSTED: Out of memory", False),
-        ("no such file", False),
+        (ValueError, "UNKNOWN: Gloo all-reduce failed: Conn\nclosed by peer", True),
+        (JaxRuntimeError, "INTERNAL: NCCL operation failed: process exited", True),
+        (JaxRuntimeError, "UNAVAILABLE: failed to connect", True),
+        (JaxRuntimeError, "RESOURCE_EXHAUSTED: Out of memory", False),
+        (ValueError, "UNAVAILABLE: Error reading gs://bucket/x", False),
+        (ValueError, "no NCCL here", False),
+        (KeyError, "UNKNOWN: Gloo", False),
     ],
 )
-def test_what_breaks_between_hosts_is_told_from_other_errors_in_one_line(said, lost):
-    line = hosts.gone(ValueError(said))
+def test_what_breaks_between_hosts_is_told_from_other_errors_in_one_line(
+    kind, said, lost
+):
+    line = hosts.gone(kind(said))
     assert bool(line) == lost
     assert line.count("\n") == lost
     assert not lost or " ".join(said.split()) in line

@@ -1,5 +1,7 @@
 """Checkpoints of the state, the data iterator and what a run knows, by Orbax."""
 
+import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -11,13 +13,21 @@ from etils import epath
 from jax.errors import JaxRuntimeError
 
 from kdjax import hosts
-from kdjax.errors import UserError
+from kdjax.errors import Passing, UserError
 from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
 # Before the number of a step whose folder cannot be restored.
 DAMAGED = "damaged-"
+# What a host finds of a checkpoint, where it is not the number of its step.
+IS_DAMAGED, IS_HINDERED = -1, -2
+# Of what cannot be read now and may be whole: in TensorStore's words, and by type.
+HINDERED = re.compile(
+    "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
+    "|RESOURCE_EXHAUSTED|UNKNOWN): "
+)
+HINDERING = (OSError, ImportError, MemoryError)
 JSON = ocp.args.JsonRestore()
 # What to do where no checkpoint can be restored: a run's own, and another's.
 BEGIN_ANEW = "remove the folder, and the same command begins anew"
@@ -119,6 +129,7 @@ class Checkpoints:
 
         Raises:
             UserError: all are damaged.
+            Passing: one cannot be read now, which is no damage.
         """
         newest = sorted(self._manager.all_steps(), reverse=True)
         restored = self._first(newest, shapes, shardings, iterator)
@@ -134,6 +145,7 @@ class Checkpoints:
 
         Raises:
             UserError: all of their checkpoints are damaged.
+            Passing: one cannot be read now.
         """
         self._manager.wait_until_finished()
         restored = self._first(steps, shapes, shardings)
@@ -184,12 +196,15 @@ class Checkpoints:
     def _put_aside(self, folders: Iterable[epath.Path]) -> None:
         if hosts.is_first():
             for folder in folders:
-                aside = folder.with_name(f"{DAMAGED}{folder.name}")
-                if aside.exists():
-                    aside.rmtree()
-                folder.rename(aside)
+                folder.rename(_unused(folder.with_name(f"{DAMAGED}{folder.name}")))
         hosts.wait("damaged checkpoints are put aside")
         self._manager.reload()
+
+
+def _unused(path: epath.Path) -> epath.Path:
+    """Return a path, or the first of "path-2", "path-3" and on, where nothing is."""
+    numbered = (path.with_name(f"{path.name}-{k}") for k in itertools.count(2))
+    return next(x for x in itertools.chain([path], numbered) if not x.exists())
 
 
 def steps_of(workdir: epath.Path) -> list[int]:
@@ -215,6 +230,7 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
 
     Raises:
         UserError: all checkpoints are damaged, or of another model.
+        Passing: one cannot be read now.
     """
 
     def read(folder: epath.Path) -> Any:
@@ -268,36 +284,89 @@ def _first_whole(
         advice: what to do where none can be read.
 
     Raises:
-        UserError: none can be read.
+        UserError: all are damaged.
+        Passing: one cannot be read now.
     """
-    words = ""
+    why: list[str] = []
     for folder in folders:
-        content = None
-        try:
-            content = read(folder)
-        except JaxRuntimeError:  # such as too little memory
-            raise
-        # What a damaged file makes of Orbax is of many kinds.
-        except Exception as error:
-            words = " ".join(str(error).split())[:200] or type(error).__name__
+        content, found, words = _look(folder, read)
         # Of a run that goes on, hosts may not have found the same.
-        if hosts.all_have(int(folder.name) if content is not None else -1):
+        all_found = hosts.each(found)
+        words = words or "as another host finds it"
+        if IS_HINDERED in all_found:
+            raise Passing(
+                f"the checkpoint {folder} cannot be read, and nothing says that it is "
+                f"damaged ({words}): mend that, or remove its folder, and the same "
+                "command goes on"
+            )
+        if set(all_found) == {int(folder.name)}:
             assert content is not None
             words = check(content)
             if not words:
-                for other in damaged:
+                for other, cause in zip(damaged, why, strict=True):
                     say(
-                        f"the checkpoint {other} is damaged and not used: going on "
-                        f"from {folder.name}"
+                        f"the checkpoint {other} is damaged ({cause}) and not used: "
+                        f"going on from {folder.name}"
                     )
                 return content
         damaged.append(folder)
+        why.append(words)
     if not folders:
         return None
     raise UserError(
         f"no checkpoint in {folders[0].parent} can be restored (the last that was "
-        f"tried: {words or 'on another host'}): {advice}"
+        f"tried: {why[-1]}): {advice}"
     )
+
+
+def _look(
+    folder: epath.Path, read: Callable[[epath.Path], Content]
+) -> tuple[Content | None, int, str]:
+    """Return what is in a checkpoint, what this host finds of it, and why."""
+    try:
+        return read(folder), int(folder.name), ""
+    except JaxRuntimeError:  # such as too little memory
+        raise
+    # What a damaged file makes of Orbax is of many kinds.
+    except Exception as error:
+        hindrance = _hindrance(folder, error)
+        found = IS_HINDERED if hindrance else IS_DAMAGED
+        return None, found, _cause(folder, hindrance or error)
+
+
+def _hindrance(folder: epath.Path, error: Exception) -> Exception | None:
+    """Return what keeps a checkpoint from being read that may be whole, if that is so.
+
+    A file that is not there is damage, for a folder gets its name when all is.
+    """
+    if isinstance(error, HINDERING) and not isinstance(error, FileNotFoundError):
+        return error
+    if HINDERED.match(str(error)):
+        return error
+    try:  # where it must not look Orbax finds nothing, and says other things
+        _open_all(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as hindrance:
+        return hindrance
+    return None
+
+
+def _open_all(path: epath.Path) -> None:
+    """Look into every folder, and at the first byte of every file."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _open_all(inner)
+    else:
+        with path.open("rb") as file:
+            file.read(1)
+
+
+def _cause(folder: epath.Path, error: Exception) -> str:
+    """Return an error's words; of many the last, which are the most particular."""
+    words = " ".join(str(error).split()).partition(" [tensorstore_spec")[0]
+    words = words.replace(f"{folder}/", "") or type(error).__name__
+    return words if len(words) <= 200 else f"... {words[-200:]}"
 
 
 @jax.jit

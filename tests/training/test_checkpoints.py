@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kdjax.errors import UserError
+from kdjax.errors import Passing, UserError
 from kdjax.parallel import make_mesh
 from kdjax.training.checkpoints import Checkpoints, Record, restore_model
 from kdjax.training.choosing import Best
@@ -155,14 +156,24 @@ def cut_in_half(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+# What is done, and what is said of it.
 DAMAGES = {
-    "a bit is another": flip_a_bit,
-    "arrays are cut": cut_in_half,
-    "arrays are missing": lambda folder: largest(folder).unlink(),
-    "what was where is missing": lambda folder: (folder / "state/_METADATA").unlink(),
-    "the iterator is cut": lambda folder: (folder / "data/metadata").write_text("{"),
-    "the record is missing": lambda folder: (folder / "run/metadata").unlink(),
-    "nothing is there": shutil.rmtree,
+    "a bit is another": (flip_a_bit, "checksum verification failed|not those that"),
+    "arrays are cut": (cut_in_half, "not valid for value of size"),
+    "arrays are missing": (lambda folder: largest(folder).unlink(), "Error reading"),
+    "what was where is missing": (
+        lambda folder: (folder / "state/_METADATA").unlink(),
+        "structure|subtree",
+    ),
+    "the iterator is cut": (
+        lambda folder: (folder / "data/metadata").write_text("{"),
+        "Expecting property name",
+    ),
+    "the record is missing": (
+        lambda folder: (folder / "run/metadata").unlink(),
+        "File run/metadata not found",
+    ),
+    "nothing is there": (shutil.rmtree, r"Available items: \[\]"),
 }
 
 
@@ -171,15 +182,49 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_path):
     save(tmp_path, 3, 7)
     folder = tmp_path / "checkpoints/7"
-    DAMAGES[damage](folder)
+    harm, cause = DAMAGES[damage]
+    harm(folder)
     folder.mkdir(exist_ok=True)
     said = []
     restored, batches = restore(tmp_path, say=said.append)
     assert bits(restored.state) == bits(train_state(3)[0])
     assert next(batches) == 3
-    assert said == [f"the checkpoint {folder} is damaged and not used: going on from 3"]
+    (line,) = said
+    told = re.fullmatch(
+        f"the checkpoint {folder} is damaged \\((.+)\\) and not used: going on from 3",
+        line,
+    )
+    assert re.search(cause, told[1])
+    assert len(told[1]) < 210
     assert folders(tmp_path) == ["3", "damaged-7"]
     save(tmp_path, 7)
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
+
+
+@OF_ORBAX
+def test_every_damaged_checkpoint_of_a_step_stays(tmp_path):
+    save(tmp_path, 3)
+    for _ in range(3):
+        save(tmp_path, 7)
+        flip_a_bit(tmp_path / "checkpoints/7")
+        restore(tmp_path)
+    assert folders(tmp_path) == ["3", "damaged-7", "damaged-7-2", "damaged-7-3"]
+
+
+@OF_ORBAX
+@pytest.mark.parametrize("what", ["an array", "run/metadata", "state"])
+def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
+    """Such as without permission or on a file system that is away; here by a loop."""
+    save(tmp_path, 3, 7)
+    folder = tmp_path / "checkpoints/7"
+    there = largest(folder) if what == "an array" else folder / what
+    away = there.rename(tmp_path / "away")
+    there.symlink_to(there.name)
+    with pytest.raises(Passing, match=r"7 cannot be read, .*mend that, or remove its"):
+        restore(tmp_path)
+    assert folders(tmp_path) == ["3", "7"]
+    there.unlink()
+    away.rename(there)
     assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
 
 
