@@ -6,6 +6,7 @@ for checkpoints, goes through here.
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,19 +50,41 @@ def make_folder(path: epath.Path) -> None:
         ) from error
 
 
-@_once
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Write a file so that nobody ever finds a part of it.
+@contextmanager
+def _whole(path: epath.Path) -> Iterator[epath.Path]:
+    """Give where to write a file so that nobody ever finds a part of it.
 
     In a bucket an object appears when it is complete; elsewhere it is renamed to its
-    name when it is.
+    name when it is on the disk.
     """
     if "://" in str(path):
-        path.write_bytes(content)
+        yield path
         return
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
+    yield partial
+    sync(partial)
     partial.replace(path)
+
+
+@_once
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Write a file, in place of any that is there; nobody ever finds a part of it."""
+    with _whole(path) as file:
+        file.write_bytes(content)
+
+
+@_once
+def copy_file(source: epath.Path, target: epath.Path) -> None:
+    """Copy a file, in place of any that is there; nobody ever finds a part of it."""
+    with _whole(target) as file:
+        source.copy(file, overwrite=True)
+
+
+@_once
+def sync(path: epath.Path) -> None:
+    """Wait until a local file is on the disk, where it is after a loss of power too."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @_once
@@ -72,20 +95,17 @@ def append_line(path: epath.Path, line: str) -> None:
 
 
 @_once
-def copy_file(source: epath.Path, target: epath.Path) -> None:
-    """Copy a file, in place of any that is there."""
-    source.copy(target, overwrite=True)
-
-
-@_once
 def remove_file(path: epath.Path) -> None:
     """Remove a file, if it is there."""
     path.unlink(missing_ok=True)
 
 
 @contextmanager
-def room_explained(workdir: epath.Path) -> Iterator[None]:
+def room_explained(workdir: epath.PathLike) -> Iterator[None]:
     """Say of a full disk what becomes of the run that writes there.
+
+    Args:
+        workdir: of the run, of which all lies on one disk.
 
     Raises:
         NoRoom: there was none for something of it.
@@ -97,7 +117,7 @@ def room_explained(workdir: epath.Path) -> Iterator[None]:
             raise
         raise NoRoom(
             f"there is no room on the disk of the workdir {workdir}: make some, and "
-            "the same command goes on from the last checkpoint"
+            "the same command goes on from what is saved"
         ) from error
 
 

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from kdjax.errors import UserError
-from kdjax.files import read_json, write_whole
+from kdjax.files import copy_file, read_json, write_whole
 
 
 def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
@@ -21,6 +21,18 @@ def test_what_was_there_stays_when_the_new_cannot_be_written(tmp_path):
     with pytest.raises(TypeError):
         write_whole(path, "text")
     assert path.read_bytes() == b"old"
+
+
+def test_a_copy_is_whole_too(tmp_path):
+    source, path = epath.Path(tmp_path / "source"), epath.Path(tmp_path / "a")
+    for content in (b"one", b"two"):
+        source.write_bytes(content)
+        copy_file(source, path)
+        assert path.read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        copy_file(epath.Path(tmp_path / "nothing"), path)
+    assert path.read_bytes() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "source"]
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def check_stages(stages: Sequence[Stage], folder: epath.Path) -> None:
 
 def _check_stage(stage: Stage, student_before: str, place: epath.Path) -> None:
     config = stage.config
-    check_config("distill", config)
+    check_config("distill", config, place)
     check_name(config.student, place)
     teachers = teacher_names(config.teacher)
     whole = teachers[0] if config.inherit_from == TEACHER else config.inherit_from

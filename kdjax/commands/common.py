@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
@@ -22,7 +21,7 @@ from kdjax.evaluation.registry import evaluate
 from kdjax.evaluation.subject import Scores, Subject
 from kdjax.models import Params
 from kdjax.objectives import expand
-from kdjax.parallel import host_rows, make_mesh, replicated
+from kdjax.parallel import host_rows, make_mesh, placed
 from kdjax.training.choosing import Choice
 from kdjax.training.loop import LoopConfig, Trained, train
 from kdjax.training.metrics import wandb_run
@@ -87,16 +86,6 @@ def program_of(config: ConfigDict, task: Task, frozen: Frozen = None) -> Program
     return build_program(
         task, optimizer_of(config), make_mesh(dict(config.mesh)), places
     )
-
-
-def placed(frozen: Frozen, mesh: Mesh) -> Frozen:
-    """Return frozen arrays with those that are nowhere on the mesh on all of it."""
-
-    def place(x: jax.Array) -> jax.Array:
-        there = getattr(x.sharding, "mesh", None) == mesh
-        return x if there else jax.device_put(x, replicated(mesh))
-
-    return jax.tree.map(place, frozen)
 
 
 def say_unsplit(reporter: Reporter, whose: str, unsplit: Sequence[str]) -> None:

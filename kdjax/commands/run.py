@@ -15,7 +15,6 @@ from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.schema import check_config
 from kdjax.commands.vqa import vqa
 from kdjax.commands.workdir import Workdir, folder_of
-from kdjax.files import room_explained
 
 Command = Callable[[ConfigDict, Workdir, Reporter], dict[str, Any]]
 
@@ -38,7 +37,7 @@ def run_command(
 
     The results are also in results.json of the workdir; a finished run is not repeated.
     """
-    check_config(command, config)
+    check_config(command, config, path)
     made_from = None if command in REPEATED else named_runs(config, folder_of(path))
     workdir = Workdir(path, command, config, made_from)
     steps = config.get("steps", 0)
@@ -47,10 +46,9 @@ def run_command(
         reporter.say(f"{workdir.path} is finished already")
         return done
     workdir.begin()
-    with room_explained(workdir.path):
-        results = COMMANDS[command](config, workdir, reporter)
-        results = {"command": command, "run": workdir.run, "steps": steps, **results}
-        workdir.write_json("results.json", results)
+    results = COMMANDS[command](config, workdir, reporter)
+    results = {"command": command, "run": workdir.run, "steps": steps, **results}
+    workdir.write_json("results.json", results)
     hosts.wait("a run has ended")
     return results
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -57,7 +58,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Word:
     """A word that a config may give.
 
     Attributes:
@@ -130,25 +131,25 @@ RATES = Each(Number(), "a mapping of patterns of parameters to numbers of at lea
 SEED = Number(0, 2**32 - 1, whole=True)
 AXIS = Number(-1, whole=True)
 # Computed once and held, for data that fits in memory, or computed in every step.
-OUTPUTS = Choice(("held", "computed"))
+OUTPUTS = Word(("held", "computed"))
 # What is checked by the room that reads it: names, choices, mappings of options.
 ELSEWHERE = None
 
 Schema = Mapping[str, Any]
 
 DATA = {"data": Kind(Mapping, "a mapping with a name"), "eval": {"split": ELSEWHERE}}
-DTYPE = Choice(("auto", "float32", "bfloat16"))
+DTYPE = Word(("auto", "float32", "bfloat16"))
 COMPUTE = {
     "dtype": DTYPE,
-    "attention": Choice(("xla", "cudnn", "splash")),
+    "attention": Word(("xla", "cudnn", "splash")),
 }
-REMAT = Choice(("none", "dots", "full"))
+REMAT = Word(("none", "dots", "full"))
 # Of a frozen teacher: where it lives, and in what it is held and computes.
-FROZEN_TEACHER = {"teacher_sharding": Choice(tuple(FROZEN)), "teacher_dtype": DTYPE}
+FROZEN_TEACHER = {"teacher_sharding": Word(tuple(FROZEN)), "teacher_dtype": DTYPE}
 TRAINING: dict[str, Any] = {
     **DATA,
     **COMPUTE,
-    "param_dtype": Choice(("float32", "bfloat16")),
+    "param_dtype": Word(("float32", "bfloat16")),
     "remat": {"vision": REMAT},
     "tokenizer": NAME,
     "seed": SEED,
@@ -157,8 +158,8 @@ TRAINING: dict[str, Any] = {
     "microbatch": Number(0, whole=True),
     "mesh": {"data": AXIS, "fsdp": AXIS, "tensor": AXIS},
     "optimizer": {
-        "name": Choice(tuple(RULES)),
-        "schedule": Choice(tuple(SCHEDULES)),
+        "name": Word(tuple(RULES)),
+        "schedule": Word(tuple(SCHEDULES)),
         "learning_rate": Number(),
         "weight_decay": Number(),
         "warmup": FRACTION,
@@ -184,7 +185,7 @@ TRAINING: dict[str, Any] = {
         "every_minutes": Number(),
         "keep": COUNT,
         "best": Kind(str, "an evaluator's number, or '' for the last step", empty=True),
-        "best_mode": Choice(("max", "min")),
+        "best_mode": Word(("max", "min")),
     },
 }
 CONTRASTIVE = {
@@ -192,7 +193,7 @@ CONTRASTIVE = {
     "remat": {"vision": REMAT, "text": REMAT},
     "caption_length": COUNT,
     "objectives": ELSEWHERE,
-    "parts": Choice(("all", *TOWERS)),
+    "parts": Word(("all", *TOWERS)),
 }
 SCHEMAS: Mapping[str, Schema] = {
     "pretrain": {**CONTRASTIVE, "model": NAME},
@@ -201,9 +202,9 @@ SCHEMAS: Mapping[str, Schema] = {
         **FROZEN_TEACHER,
         "student": NAME,
         "teacher": NAME,
-        "inherit": Choice(("none", "index", "magnitude")),
+        "inherit": Word(("none", "index", "magnitude")),
         "inherit_from": NAME,
-        "text_tower": Choice(("own", "teacher")),
+        "text_tower": Word(("own", "teacher")),
         "teacher_outputs": OUTPUTS,
         "teacher_scale": ELSEWHERE,
         "teacher_entropy": POSITIVE,
@@ -232,7 +233,7 @@ SCHEMAS: Mapping[str, Schema] = {
         },
     },
     "chain": {"distill": CONFIG, "stages": ELSEWHERE},
-    "export": {"checkpoint": NAME, "format": Choice(EXPORTED)},
+    "export": {"checkpoint": NAME, "format": Word(EXPORTED)},
     "eval": {**DATA, **COMPUTE, "model": NAME},
     "study": {
         "title": ELSEWHERE,
@@ -249,8 +250,15 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 
 
-def check_config(command: str, config: ConfigDict) -> None:
+def check_config(
+    command: str, config: ConfigDict, workdir: epath.PathLike | None = None
+) -> None:
     """Check what can be known of a config before anything is made.
+
+    Args:
+        command: that the config is of.
+        config: of a run.
+        workdir: of the run, where it is known.
 
     Raises:
         UserError: a key is unknown (the nearest is named) or missing, a number is out
@@ -269,7 +277,7 @@ def check_config(command: str, config: ConfigDict) -> None:
     if "steps" in config:
         check_batch(source_of(config, "train"), config.batch_size)
         check_evaluators(config.eval.evaluators, "vqa" if command == "vqa" else "clip")
-        check_profile(config.profile)
+        check_profile(config.profile, workdir)
         check_best(config)
     if "data" in config and "objectives" in config:
         objectives = to_plain(config.objectives)
@@ -331,8 +339,12 @@ def command_of(config: ConfigDict) -> str:
     )
 
 
-def check_profile(steps: Any) -> None:
+def check_profile(steps: Any, workdir: epath.PathLike | None = None) -> None:
     """Check that a trace is of no steps, or of the first and the last one.
+
+    Args:
+        steps: to trace.
+        workdir: where it goes, which is no bucket: the profiler does not write there.
 
     Raises:
         UserError: it is not.
@@ -344,6 +356,11 @@ def check_profile(steps: Any) -> None:
         raise UserError(
             f"profile is {steps!r}; give a first and a last step to trace, such as "
             "(10,12), or () for none"
+        )
+    if "://" in str(workdir):
+        raise UserError(
+            f"profile is {steps!r}, and a trace cannot be written to {workdir}: give a "
+            "--workdir that is a local folder, or leave profile empty"
         )
 
 
@@ -381,7 +398,7 @@ def check_parts(batch_size: int, microbatch: int) -> None:
 
 
 def _check(command: str, path: str, schema: Any, value: Any) -> None:
-    if isinstance(schema, Number | Choice | Kind | Each):
+    if isinstance(schema, Number | Word | Kind | Each):
         if not schema.holds(value):
             raise UserError(f"{path} is {value!r}; give {schema}")
     elif isinstance(schema, Mapping):

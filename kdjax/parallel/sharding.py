@@ -157,3 +157,13 @@ def unsplit(
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding that puts a whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Return arrays with those that are nowhere on a mesh on all of it."""
+
+    def place(x: Any) -> jax.Array:
+        there = isinstance(x, jax.Array) and getattr(x.sharding, "mesh", None) == mesh
+        return x if there else jax.device_put(x, replicated(mesh))
+
+    return jax.tree.map(place, tree)

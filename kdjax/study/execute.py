@@ -83,7 +83,7 @@ def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
     trained = {run.name: run.config.model for run in runs if run.command == "pretrain"}
     ahead = [name for name in trained if not (cells / name / "results.json").exists()]
     for run in runs:
-        check_config(run.command, run.config)
+        check_config(run.command, run.config, cells / run.name)
         if run.command == "distill" and run.config.teacher in trained:
             whole = run.config.inherit_from
             if whole == TEACHER:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from kdjax.files import append_line, write_whole
+from kdjax.files import append_line, sync, write_whole
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
@@ -30,28 +30,34 @@ class Lines:
     Lines later than the step that is resumed from are dropped, and what was written is
     on disk after `flush`, which is called before a checkpoint is committed. In a local
     folder every line is written as it comes; object stores cannot append, so there
-    `flush` rewrites the file. Without a line there is no file.
+    `flush` writes the file anew. Without a line there is no file.
     """
 
     def __init__(self, path: epath.Path, resumed_step: int) -> None:
         self._path = path
+        self._appends = "://" not in str(path)
         kept = [row for row in read_lines(path) if row["step"] <= resumed_step]
         self._lines = [json.dumps(row) for row in kept]
         if path.exists():
-            self.flush()
+            self._rewrite()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a line; a number that is not finite is null there."""
         line = json.dumps({"step": step, **{k: _plain(x) for k, x in values.items()}})
         self._lines.append(line)
-        if "://" not in str(self._path):
+        if self._appends:
             append_line(self._path, line)
 
     def flush(self) -> None:
-        """Put what was written on disk, atomically."""
-        if self._lines or self._path.exists():
-            text = "".join(line + "\n" for line in self._lines)
-            write_whole(self._path, text.encode())
+        """Put what was written on disk."""
+        if self._lines and self._appends:
+            sync(self._path)
+        elif self._lines:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        text = "".join(line + "\n" for line in self._lines)
+        write_whole(self._path, text.encode())
 
 
 def _plain(value: Any) -> Any:

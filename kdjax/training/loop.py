@@ -3,22 +3,27 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.sharding import Mesh
 
 from kdjax.errors import UserError
 from kdjax.models import Params
-from kdjax.parallel import replicated, to_global
+from kdjax.parallel import placed, to_global
 from kdjax.training.checkpoints import Checkpoints, Record, Say
 from kdjax.training.choosing import Alarm, Best, Choice
 from kdjax.training.interrupt import Interrupted, stop_flag
 from kdjax.training.journal import Journal, Step
-from kdjax.training.memory import evaluation_explained, memory_explained
+from kdjax.training.memory import (
+    about_evaluation,
+    about_state,
+    about_step,
+    memory_explained,
+)
 from kdjax.training.metrics import Watch
 from kdjax.training.profile import Trace
 from kdjax.training.steps import Program, TrainState
@@ -121,62 +126,137 @@ def train(
             checkpoints are damaged, or there is no score to choose the best step by.
         Interrupted: a signal asked to stop; a checkpoint of the last step is saved.
     """
-    checkpoints = Checkpoints(workdir, config.keep, say)
-    state, record = _begin(program, config, checkpoints, batches, warm_start)
-    started, best = time.monotonic() - record.seconds, record.best
-    frozen = _on_mesh(frozen, program.mesh)
-    alarm = Alarm(config.checkpoint_minutes)
-    batch: Batch = {}
-    scores: Mapping[str, float] = {}
-    done = int(state.step)
-    journal = Journal(program, workdir, done, started, watch, config.max_nonfinite)
-    trace, clock = Trace(workdir / "profile", config.profile), journal.clock
     with (
-        ExitStack() as stack,  # a signal does not cut what is being saved at the end
-        memory_explained(program, lambda: (state, frozen, batch)),
-        closing(checkpoints),
-        closing(journal),
-        closing(trace),
+        ExitStack() as signals,  # none cuts what is being saved at the end
+        closing(Checkpoints(workdir, config.keep, say)) as checkpoints,
     ):
-        flag = None
-        for step in range(done + 1, config.steps + 1):
-            trace.before(step)
-            with clock.measure("data"):
-                batch = to_global(next(batches), program.mesh)
-            with clock.measure("step"), jax.transfer_guard("disallow"):
-                state, values = program.step(state, frozen, batch)
-            # While the first step compiles there is nothing to save.
-            flag = flag or stack.enter_context(stop_flag())
-            scores, before = {}, best
-            if config.evaluated(step):
-                scores = _scores(evaluate, state, clock)
-            asked = flag.stops_at(step)
-            stopping = asked is not None
-            if config.best and config.evaluated(step):
-                best = config.best.after(step, scores, before)
-            logged = stopping or config.logged(step)
-            journal.add(Step(step, values, batch, logged, scores))
-            saved = stopping or config.saved(step) or best != before
-            # Lines of metrics are when all hosts may ask each other for the time.
-            saved = saved or (config.logged(step) and alarm.rings())
-            if saved or trace.ends_with(step):
-                journal.settle()
-                trace.after(step)
-            if saved:
-                record = Record(config.seed, journal.seconds, best)
-                with clock.measure("checkpoint"):
-                    checkpoints.save(state, batches, record)
-                alarm.set()
-            if asked is not None:
-                raise Interrupted(asked)
-        # It may have come while the last step was saved.
-        if flag and (asked := flag.stops_at(config.steps + 1)) is not None:
+        with memory_explained(partial(about_state, program)):
+            state, record = _begin(program, config, checkpoints, batches, warm_start)
+        step, started = int(state.step), time.monotonic() - record.seconds
+        run = _Run(
+            program,
+            config,
+            checkpoints,
+            Journal(program, workdir, step, started, watch, config.max_nonfinite),
+            Trace(workdir / "profile", config.profile),
+            Alarm(config.checkpoint_minutes),
+            batches,
+            placed(frozen, program.mesh),
+            state,
+            record.best,
+        )
+        with (
+            memory_explained(partial(about_step, program, run.inputs)),
+            closing(run.journal),
+            closing(run.trace),
+        ):
+            scores = _all_steps(run, evaluate, signals)
+            last = Trained(run.state, run.journal.seconds, {})
+            if config.best is None or run.best is None:
+                return last
+            scores = scores or evaluate(run.state)
+            return _at_best(program, config.best, checkpoints, last, run.best, scores)
+
+
+@dataclass
+class _Run:
+    """A run between two steps.
+
+    Attributes:
+        program: of compiled functions.
+        config: what to do between steps.
+        checkpoints: of the run.
+        journal: of its steps.
+        trace: of some of them.
+        alarm: that rings when a checkpoint is due by the clock.
+        batches: that are left.
+        frozen: what a step takes as it is.
+        state: after the last step that was begun.
+        best: step so far.
+        batch: of the last step.
+    """
+
+    program: Program
+    config: LoopConfig
+    checkpoints: Checkpoints
+    journal: Journal
+    trace: Trace
+    alarm: Alarm
+    batches: Iterator[Any]
+    frozen: Frozen
+    state: TrainState
+    best: Best | None
+    batch: Batch = field(default_factory=dict)
+
+    def inputs(self) -> tuple[TrainState, Frozen, Batch]:
+        """Return what the last step was given; no batch if there was none."""
+        return self.state, self.frozen, self.batch
+
+    def begin(self, step: int) -> Mapping[str, Any]:
+        """Begin a step, and return what it will tell."""
+        self.trace.before(step)
+        with self.journal.clock.measure("data"):
+            self.batch = to_global(next(self.batches), self.program.mesh)
+        with self.journal.clock.measure("step"), jax.transfer_guard("disallow"):
+            self.state, values = self.program.step(self.state, self.frozen, self.batch)
+        return values
+
+    def score(self, step: int, evaluate: Evaluate) -> Mapping[str, float]:
+        """Return what evaluators say after a step, and remember the best one."""
+        if not self.config.evaluated(step):
+            return {}
+        scores = _scores(evaluate, self.state, self.journal.clock)
+        if self.config.best:
+            self.best = self.config.best.after(step, scores, self.best)
+        return scores
+
+    def saves(self, step: int) -> bool:
+        """Return whether a step has a checkpoint; all hosts ask."""
+        better = self.best is not None and self.best.step == step
+        # Lines of metrics are when all hosts may ask each other for the time.
+        rings = self.config.logged(step) and self.alarm.rings()
+        return better or rings or self.config.saved(step)
+
+    def save(self) -> None:
+        """Begin to save what is after the last step."""
+        record = Record(self.config.seed, self.journal.seconds, self.best)
+        with self.journal.clock.measure("checkpoint"):
+            self.checkpoints.save(self.state, self.batches, record)
+        self.alarm.set()
+
+
+def _all_steps(
+    run: _Run, evaluate: Evaluate, signals: ExitStack
+) -> Mapping[str, float]:
+    """Make the steps that are left, and return the scores of the last one.
+
+    Args:
+        run: that is left where it is when it ends, however it does.
+        evaluate: scores a state.
+        signals: gets what keeps them from ending more than the loop.
+    """
+    flag, last = None, run.config.steps
+    scores: Mapping[str, float] = {}
+    for step in range(int(run.state.step) + 1, last + 1):
+        values = run.begin(step)
+        # While the first step compiles there is nothing to save.
+        flag = flag or signals.enter_context(stop_flag())
+        scores = run.score(step, evaluate)
+        asked = flag.stops_at(step)
+        logged = run.config.logged(step)
+        run.journal.add(Step(step, values, run.batch, logged, scores))
+        saved = asked is not None or run.saves(step)
+        if saved or run.trace.ends_with(step):
+            run.journal.settle()
+            run.trace.after(step)
+        if saved:
+            run.save()
+        if asked is not None:
             raise Interrupted(asked)
-        last = Trained(state, journal.seconds, {})
-        if config.best is None or best is None:
-            return last
-        scores = scores or evaluate(state)
-        return _at_best(program, config.best, checkpoints, last, best, scores)
+    # It may have come while the last step was saved.
+    if flag and (asked := flag.stops_at(last + 1)) is not None:
+        raise Interrupted(asked)
+    return scores
 
 
 def _begin(
@@ -193,11 +273,10 @@ def _begin(
     """
     restored = checkpoints.restore(program.shapes, program.shardings, batches)
     if restored is None:
-        with memory_explained(program):
-            state = program.init(config.seed, config.steps)
-            state = state.begin_at(warm_start(state.params))
-            state = jax.device_put(state, program.shardings)
-            return state, Record(config.seed, 0.0)
+        state = program.init(config.seed, config.steps)
+        state = state.begin_at(warm_start(state.params))
+        state = jax.device_put(state, program.shardings)
+        return state, Record(config.seed, 0.0)
     state, record = restored
     if record.seed != config.seed:
         raise UserError(
@@ -242,21 +321,11 @@ def _at_best(
     return last._replace(state=state, ends=ends)
 
 
-def _on_mesh(frozen: Frozen, mesh: Mesh) -> Frozen:
-    """Return arrays that steps take as they are, with none still to be copied."""
-
-    def put(x: Any) -> jax.Array:
-        placed = isinstance(x, jax.Array) and x.committed
-        return x if placed else jax.device_put(x, replicated(mesh))
-
-    return jax.tree.map(put, frozen)
-
-
 def _scores(
     evaluate: Evaluate, state: TrainState, clock: Stopwatch
 ) -> Mapping[str, float]:
     """Return what evaluators say, when the step before is over."""
     with clock.measure("step"):
         jax.block_until_ready(state)
-    with clock.measure("evaluation"), evaluation_explained():
+    with clock.measure("evaluation"), memory_explained(about_evaluation):
         return evaluate(state)

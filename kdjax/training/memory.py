@@ -105,30 +105,11 @@ def device_limit(device: jax.Device) -> int:
 
 
 @contextmanager
-def memory_explained(
-    program: Program, inputs: Callable[[], tuple[Any, ...]] = tuple
-) -> Iterator[None]:
-    """Say of a step for which memory is short what it needs, and what would help.
+def memory_explained(explain: Callable[[str], str]) -> Iterator[None]:
+    """Say of that for which memory is short what would help.
 
     Args:
-        program: whose state or steps are made inside.
-        inputs: gives state, frozen and batch of the last step; nothing where the state
-            is only made.
-
-    Raises:
-        UserError: memory was short.
-    """
-    try:
-        yield
-    except JaxRuntimeError as error:
-        if EXHAUSTED not in str(error):
-            raise
-        raise UserError(_explanation(program, inputs(), str(error))) from error
-
-
-@contextmanager
-def evaluation_explained() -> Iterator[None]:
-    """Say of an evaluation for which memory is short what would help.
+        explain: makes a sentence of the allocator's words.
 
     Raises:
         UserError: memory was short.
@@ -139,27 +120,52 @@ def evaluation_explained() -> Iterator[None]:
         if EXHAUSTED not in str(error):
             raise
         said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"an evaluation does not fit into memory beside what is trained ({said}): "
-            "set eval.every_steps to 0 to score in the end alone, or mesh.fsdp higher"
-        ) from error
+        raise UserError(explain(said)) from error
 
 
-def _explanation(program: Program, inputs: tuple[Any, ...], said: str) -> str:
-    limit = device_limit(program.mesh.local_devices[0])
-    if not jax.tree.leaves(inputs[-1:]):
-        held = state_memory(program)
-        return (
-            f"the state of training takes {held / GIB:.1f} GiB on each device, and it "
-            f"has {limit / GIB:.1f} GiB for this and all else: "
-            f"{more_devices(program, held, limit)}"
-        )
-    needed = _try(program, inputs)
+def about_state(program: Program, said: str) -> str:
+    """Return what a program's state needs, which was too much, and what would help."""
+    limit, held = _limit(program), state_memory(program)
+    return (
+        f"the state of training takes {held / GIB:.1f} GiB on each device, and it has "
+        f"{limit / GIB:.1f} GiB for this and all else: "
+        f"{more_devices(program, held, limit)}"
+    )
+
+
+def about_step(
+    program: Program, inputs: Callable[[], tuple[Any, ...]], said: str
+) -> str:
+    """Return what a step needs, which was too much, and what would help.
+
+    Args:
+        program: whose step it is.
+        inputs: gives state, frozen and batch of the last step; an empty batch where
+            there was none.
+        said: the allocator's words.
+    """
+    given, limit = inputs(), _limit(program)
+    if not jax.tree.leaves(given[-1]):
+        return about_state(program, said)
+    needed = _try(program, given)
     if needed is None:  # the compiler itself gave up, and said why
-        start = f"the step does not fit into memory ({' '.join(said.split())[:200]})"
+        start = f"the step does not fit into memory ({said})"
     else:
         start = f"the step needs {needed}, and a device has {limit / GIB:.1f} GiB"
-    return f"{start}: {advice(program, inputs, needed, limit)}"
+    return f"{start}: {advice(program, given, needed, limit)}"
+
+
+def about_evaluation(said: str) -> str:
+    """Return what would help where an evaluation was too much."""
+    return (
+        f"an evaluation does not fit into memory beside what is trained ({said}): set "
+        "eval.every_steps to 0 and checkpoint.best to '' to score in the end alone, or "
+        "mesh.fsdp higher"
+    )
+
+
+def _limit(program: Program) -> int:
+    return device_limit(program.mesh.local_devices[0])
 
 
 def _try(program: Program, inputs: tuple[Any, ...]) -> Memory | None:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from kdjax.errors import UserError
-
 
 class Trace:
     """Writes a trace of the steps from the first to the last, both included.
@@ -15,16 +13,7 @@ class Trace:
     """
 
     def __init__(self, folder: epath.Path, steps: Sequence[int]) -> None:
-        """Trace into `folder`; no `steps` for no trace.
-
-        Raises:
-            UserError: the folder is in a bucket, where the profiler does not write.
-        """
-        if steps and "://" in str(folder):
-            raise UserError(
-                f"a trace cannot be written to {folder}: give a --workdir that is a "
-                "local folder, or leave profile empty"
-            )
+        """Trace into `folder`, a local one; no `steps` for no trace."""
         self._folder = folder
         self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
         self._running = False

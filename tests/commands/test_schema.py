@@ -101,6 +101,15 @@ def test_what_cannot_be_is_refused(key, value, said):
         check_config("pretrain", config)
 
 
+def test_a_bucket_gets_no_trace():
+    config, bucket = config_of("pretrain"), "gs://bucket/run"
+    check_config("pretrain", config, bucket)
+    config.profile = (1, 2)
+    check_config("pretrain", config, "runs/mine")
+    with pytest.raises(UserError, match=f"to {bucket}: give a --workdir that is a"):
+        check_config("pretrain", config, bucket)
+
+
 def test_the_zoos_caption_length_is_not_that_of_the_teachers_text_tower():
     config = config_of("distill")
     config.caption_length = 77

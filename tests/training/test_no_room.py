@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from training.little import LOOP, assert_equal, fit
 
+import kdjax
 from kdjax.errors import NoRoom
 from kdjax.files import room_explained
 from kdjax.training.checkpoints import steps_of
@@ -47,6 +48,12 @@ def test_a_run_stops_on_a_full_disk_and_goes_on_from_its_last_checkpoint(
     assert steps_of(workdir) == [4]
     fit(tmp_path / "whole", replace(loop, steps=4))
     assert_equal(fit(workdir, loop), fit(tmp_path / "whole", loop))
+
+
+def test_so_does_every_command(tmp_path):
+    given = {"checkpoint": "tests/golden/huggingface_clip/gelu_odd_sizes"}
+    with pytest.raises(NoRoom, match="goes on from what is"), files_of_at_most(1000):
+        kdjax.run("export", given, str(tmp_path / "export"), quiet=True)
 
 
 def test_another_error_stays_what_it_is(tmp_path):
