@@ -33,7 +33,9 @@ SETTINGS = {
     "teacher_entropy": 1.5,
     "optimizer.learning_rate": 1e-3,
     "log_every": 1,
+    "eval.every_steps": HALF,
     "checkpoint.every_steps": HALF,
+    "checkpoint.best": "validation/zero_shot_accuracy",
     "mesh.data": 1,
     "mesh.fsdp": -1,
 }
@@ -113,6 +115,11 @@ def rows_of(workdir):
     )
 
 
+def steps_of(workdir):
+    """Return the steps of which there are checkpoints, and nothing else there."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
 def losses(workdir):
     rows = rows_of(workdir)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
@@ -141,19 +148,23 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(teacher, tmp_path_factory):
-    """A run on one device."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    return workdir, on_one_host(workdir, teacher)
+def runs(teacher, tmp_path_factory):
+    """A run on one device, and the same on two hosts at the same time."""
+    one, two = (tmp_path_factory.mktemp(name) / "run" for name in ("one", "two"))
+    with TwoHosts(two, teacher) as hosts:
+        results = on_one_host(one, teacher)
+        assert hosts.end() == [0, 0], hosts.words()
+    return one, results, two, hosts
 
 
 @pytest.fixture(scope="module")
-def together(teacher, tmp_path_factory):
-    """The same run on two hosts."""
-    workdir = tmp_path_factory.mktemp("together") / "run"
-    with TwoHosts(workdir, teacher) as hosts:
-        assert hosts.end() == [0, 0], hosts.words()
-    return workdir, hosts
+def alone(runs):
+    return runs[:2]
+
+
+@pytest.fixture(scope="module")
+def together(runs):
+    return runs[2:]
 
 
 def test_two_hosts_have_the_losses_of_one_device(alone, together):
@@ -162,12 +173,15 @@ def test_two_hosts_have_the_losses_of_one_device(alone, together):
     assert_same_curve(found, expected)
 
 
-def test_two_hosts_leave_what_one_leaves(alone, together):
+def test_two_hosts_leave_what_one_leaves_after_the_same_best_step(alone, together):
     workdir, hosts = together
     assert files(workdir) == files(alone[0])
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     results = json.loads((workdir / "results.json").read_text())
-    assert results["zero_shot_accuracy"] == alone[1]["zero_shot_accuracy"]
+    for same in ("zero_shot_accuracy", "best", "last"):
+        assert results[same] == alone[1][same]
+    assert results["best"]["step"] == HALF
+    assert steps_of(workdir) == [HALF, STEPS]
     assert results["calibrated_scale"] == pytest.approx(
         alone[1]["calibrated_scale"], rel=1e-5
     )
@@ -178,30 +192,39 @@ def test_two_hosts_leave_what_one_leaves(alone, together):
     assert hosts.words(1) == ""
 
 
+def test_what_is_wrong_for_all_hosts_ends_all_as_wrong_input(together, teacher):
+    with TwoHosts(together[0], teacher, seed=1) as hosts:
+        assert hosts.end() == [2, 2], hosts.words()
+    for place in range(2):
+        assert "holds a run of another config (seed was 0" in hosts.words(place)
+
+
 def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     alone, teacher, tmp_path
 ):
+    """By Ctrl-C; until then the clock of the first host says when to save."""
     workdir = tmp_path / "run"
-    settings = {"checkpoint.every_steps": 2, "mesh.data": -1, "mesh.fsdp": 1}
-    with TwoHosts(workdir, teacher, **settings) as hosts:
+    settings = {"checkpoint.every_steps": 1000, "mesh.data": -1, "mesh.fsdp": 1}
+    minutes = {"checkpoint.every_minutes": 1e-9}
+    with TwoHosts(workdir, teacher, **settings, **minutes) as hosts:
         hosts.wait_for(workdir, 3)
-        hosts.processes[1].send_signal(signal.SIGTERM)
-        assert hosts.end() == [143, 143], hosts.words()
+        hosts.processes[1].send_signal(signal.SIGINT)
+        assert hosts.end() == [143, 130], hosts.words()
     assert hosts.words(0).endswith("stopped; the same command goes on from here")
     stopped = len(losses(workdir))
-    assert 3 <= stopped < STEPS
-    assert max(int(x.name) for x in (workdir / "checkpoints").iterdir()) == stopped
+    assert 3 <= stopped < HALF
+    assert steps_of(workdir) == [stopped - 1, stopped]
     on_one_host(workdir, teacher, **settings)
     assert_same_curve(losses(workdir), losses(alone[0]))
 
 
 @pytest.fixture
-def half_done(alone, tmp_path):
-    """The run on one device as it was at its first checkpoint."""
+def half_good(alone, tmp_path):
+    """The run on one device with its last checkpoint damaged, and lines as before."""
     workdir = tmp_path / "run"
     shutil.copytree(alone[0], workdir)
-    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
     (workdir / "results.json").unlink()
+    (workdir / f"checkpoints/{STEPS}/run/metadata").write_text("{")
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:HALF]))
@@ -209,19 +232,24 @@ def half_done(alone, tmp_path):
 
 
 def test_two_hosts_go_on_and_when_one_dies_the_other_says_so_and_stops(
-    alone, half_done, teacher
+    alone, half_good, teacher
 ):
     options = {"steps": 100 * STEPS}  # There is time to kill one.
     with TwoHosts(
-        half_done, teacher, "--heartbeat_timeout_seconds=5", **options
+        half_good, teacher, "--heartbeat_timeout_seconds=5", **options
     ) as two:
-        two.wait_for(half_done, HALF + 3)
+        two.wait_for(half_good, HALF + 3)
         two.processes[1].kill()
         assert two.processes[0].wait(LIMIT) == 1
-    last = two.words(0).splitlines()[-1]
+    first, *_, last = two.words(0).splitlines()
+    assert first.startswith(
+        f"the checkpoint {half_good}/checkpoints/{STEPS} is damaged"
+    )
+    assert first.endswith(f"going on from {HALF}")
+    assert (half_good / f"checkpoints/damaged-{STEPS}").is_dir()
     assert last.startswith("kdjax: another host is gone or cannot be reached")
     assert last.endswith(
         "the same command on all hosts goes on from the last checkpoint"
     )
     # From then on the learning rate is that of more steps.
-    assert_same_curve(losses(half_done)[: HALF + 1], losses(alone[0])[: HALF + 1])
+    assert_same_curve(losses(half_good)[: HALF + 1], losses(alone[0])[: HALF + 1])
