@@ -142,7 +142,7 @@ def teacher(tmp_path_factory):
     tokenizer = train_tokenizer(build_source("scenes", "train", **DATA).texts())
     size, end = tokenizer.vocab_size, tokenizer.eos_id
     config = with_vocabulary(architecture("tiny-16"), size, end)
-    clip = CLIP(config, rngs=nnx.Rngs(1))
+    clip = nnx.jit(lambda: CLIP(config, rngs=nnx.Rngs(1)))()
     kdjax.save_clip(clip, folder, tokenizer=tokenizer)
     return folder
 
@@ -204,9 +204,8 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
 ):
     """By Ctrl-C; until then the clock of the first host says when to save."""
     workdir = tmp_path / "run"
-    settings = {"checkpoint.every_steps": 1000, "mesh.data": -1, "mesh.fsdp": 1}
-    minutes = {"checkpoint.every_minutes": 1e-9}
-    with TwoHosts(workdir, teacher, **settings, **minutes) as hosts:
+    settings = {"checkpoint.every_steps": 1000, "checkpoint.every_minutes": 1e-9}
+    with TwoHosts(workdir, teacher, **settings) as hosts:
         hosts.wait_for(workdir, 3)
         hosts.processes[1].send_signal(signal.SIGINT)
         assert hosts.end() == [143, 130], hosts.words()
@@ -214,7 +213,7 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     stopped = len(losses(workdir))
     assert 3 <= stopped < HALF
     assert steps_of(workdir) == [stopped - 1, stopped]
-    on_one_host(workdir, teacher, **settings)
+    on_one_host(workdir, teacher)
     assert_same_curve(losses(workdir), losses(alone[0]))
 
 

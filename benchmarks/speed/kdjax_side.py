@@ -11,7 +11,7 @@ from flax import nnx
 
 import kdjax
 from benchmarks.speed.cases import OBJECTIVES, OPTIMIZER, Case, inputs, serve
-from kdjax.commands.models import Compute
+from kdjax.commands.compute import Compute
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of, architecture, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.parallel import make_mesh, replicated, to_global

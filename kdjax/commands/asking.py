@@ -7,10 +7,10 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from kdjax.commands.models import (
+from kdjax.commands.compute import Compute
+from kdjax.commands.vqa_model import (
     VQA_CONFIG,
     VQA_WEIGHTS,
-    Compute,
     NamedVQAModel,
     load_vqa_model,
 )

@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import check_writable, write_calibration
 from kdjax.commands.common import source_of
-from kdjax.commands.models import compute_of, directory_of, open_model
+from kdjax.commands.compute import compute_of
+from kdjax.commands.models import open_model
+from kdjax.commands.names import directory_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir

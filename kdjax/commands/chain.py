@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from kdjax import hosts
 from kdjax.commands.calibration import check_stored
-from kdjax.commands.models import (
+from kdjax.commands.names import (
     TEACHER,
     check_name,
     directory_of,

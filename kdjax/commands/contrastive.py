@@ -1,5 +1,6 @@
 """`kdjax pretrain` and `kdjax distill`: a CLIP model learns from captions."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -16,26 +17,31 @@ from kdjax.commands.common import (
     source_of,
     tokenizer_of,
 )
+from kdjax.commands.compute import Compute, compute_of, compute_of_teacher
 from kdjax.commands.models import (
-    TEACHER,
-    Compute,
     NamedModel,
     begin_model,
-    compute_of,
-    compute_of_teacher,
     fit_vocabulary,
     format_of,
     open_model,
     save_model,
-    teacher_names,
     with_parts,
 )
+from kdjax.commands.names import TEACHER, teacher_names
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import start
 from kdjax.commands.statistics import estimate_statistics
-from kdjax.commands.teacher import Teacher, are_held, check_held, make_ready
+from kdjax.commands.teacher import (
+    Taught,
+    Teacher,
+    are_held,
+    check_held,
+    make_ready,
+)
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import contrastive_batches
+from kdjax.data.records import Source
+from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of
@@ -68,33 +74,14 @@ def _run(
     student = with_parts(student, config.parts)
     if named:
         student = _begun(config, workdir, student, named[0], compute, mesh)
-    teachers = _teachers(config, workdir, named, compute, mesh, reporter)
     tokenizer = student.tokenizer or tokenizer_of(config.tokenizer, source)
-    student_config = fit_vocabulary(student, tokenizer)
-    format_of(student_config)  # it is refused now rather than in the end
-    length = config.caption_length
-    check_caption_length(length, student_config)
-    task = ContrastiveTask(
-        student_config,
-        tuple(teacher.config for teacher in teachers),
-        objectives_of(config),
-        config.microbatch,
-    )
-    check_program(task, optimizer_of(config))
-    objective = task.objective_shapes()
-    wanted = [objective.wanted(place) for place in range(len(teachers))]
-    if are_held(teachers, config):
-        check_held(teachers, wanted, len(source))
-    statistics = estimate_statistics(teachers, source, objective)
-    taught = make_ready(teachers, config, wanted)
+    fitted = fit_vocabulary(student, tokenizer)
+    format_of(fitted)  # it is refused now rather than in the end
+    check_caption_length(config.caption_length, fitted)
+    teachers = _teachers(config, workdir, named, compute, mesh, reporter)
+    task = _task(config, fitted, teachers)
+    taught, statistics = _heard(config, teachers, task, source)
     del teachers  # where their outputs are held nothing else is needed of them
-    batches = contrastive_batches(
-        source,
-        {"student": (tokenizer, length), **taught.tokenizers},
-        batch_size=config.batch_size,
-        seed=config.seed,
-        rows=own_rows(config),
-    )
 
     def warm_start(params: Params) -> Params:
         if student.params is not None:
@@ -103,20 +90,15 @@ def _run(
             params = put_into(params, {"objective": of_teacher})
         return params
 
-    evaluation = Evaluation(
-        config.eval.evaluators,
-        Subject(
-            config=student_config,
-            tokenizer=tokenizer,
-            source=source_of(config, config.eval.split),
-        ),
-    )
-    begin_model(student_config, tokenizer, workdir.path)
+    scored = source_of(config, config.eval.split)
+    subject = Subject(config=fitted, tokenizer=tokenizer, source=scored)
+    evaluation = Evaluation(config.eval.evaluators, subject)
+    begin_model(fitted, tokenizer, workdir.path)
     trained = fit(
         config,
         workdir,
         task,
-        iter(batches.map(taught.put) if taught.put else batches),
+        _batches(config, source, tokenizer, taught),
         reporter,
         "distil" if named else "pretrain",
         evaluation,
@@ -124,13 +106,56 @@ def _run(
         warm_start,
     )
     state = trained.state
-    save_model(student_config, state.evaluated["model"], tokenizer, workdir.path)
+    save_model(fitted, state.evaluated["model"], tokenizer, workdir.path)
     results = evaluation.scores(state).results
     results = {**results, **trained.ends, "seconds": trained.seconds}
     if not named:
         return results
     scales = list(taught.scales)
     return {**results, "calibrated_scale": scales[0] if len(scales) == 1 else scales}
+
+
+def _task(
+    config: ConfigDict, student: CLIPConfig, teachers: Sequence[Teacher]
+) -> ContrastiveTask:
+    """Return what is trained, which can be."""
+    task = ContrastiveTask(
+        student,
+        tuple(teacher.config for teacher in teachers),
+        objectives_of(config),
+        config.microbatch,
+    )
+    check_program(task, optimizer_of(config))
+    return task
+
+
+def _heard(
+    config: ConfigDict,
+    teachers: Sequence[Teacher],
+    task: ContrastiveTask,
+    source: Source,
+) -> tuple[Taught, list[Params]]:
+    """Return what a run needs of its teachers, and what objectives estimate of them."""
+    objective = task.objective_shapes()
+    wanted = [objective.wanted(place) for place in range(len(teachers))]
+    if are_held(teachers, config):
+        check_held(teachers, wanted, len(source))
+    statistics = estimate_statistics(teachers, source, objective)
+    return make_ready(teachers, config, wanted), statistics
+
+
+def _batches(
+    config: ConfigDict, source: Source, tokenizer: Tokenizer, taught: Taught
+) -> Iterator[Any]:
+    """Return the batches of this host, with what is held of teachers."""
+    batches = contrastive_batches(
+        source,
+        {"student": (tokenizer, config.caption_length), **taught.tokenizers},
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rows=own_rows(config),
+    )
+    return iter(batches.map(taught.put) if taught.put else batches)
 
 
 def _begun(

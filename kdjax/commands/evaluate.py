@@ -5,13 +5,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.commands.common import source_of
-from kdjax.commands.models import (
-    compute_of,
-    open_model,
-    open_vqa_model,
-    run_folder,
-)
+from kdjax.commands.compute import compute_of
+from kdjax.commands.models import open_model
+from kdjax.commands.names import run_folder
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.vqa_model import open_vqa_model
 from kdjax.commands.workdir import Workdir
 from kdjax.errors import UserError
 from kdjax.evaluation import registry

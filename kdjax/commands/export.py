@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import carry_calibration
 from kdjax.commands.card import CARD, PROGRAM, export_command, model_card
-from kdjax.commands.models import check_name, model_of, run_of
+from kdjax.commands.names import check_name, model_of, run_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.workdir import folder_of
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer

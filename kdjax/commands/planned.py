@@ -15,17 +15,9 @@ from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import wanted_scales
 from kdjax.commands.common import objectives_of, optimizer_of
+from kdjax.commands.compute import Compute, compute_of, compute_of_teacher
 from kdjax.commands.contrastive import check_caption_length
-from kdjax.commands.models import (
-    TEACHER,
-    Compute,
-    compute_of,
-    compute_of_teacher,
-    model_of,
-    run_folder,
-    run_of,
-    teacher_names,
-)
+from kdjax.commands.names import TEACHER, model_of, run_folder, run_of, teacher_names
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.start import config_of_start
 from kdjax.commands.teacher import EMBEDDED, SCALARS

@@ -10,7 +10,7 @@ from kdjax import hosts
 from kdjax.commands.calibrate import calibrate
 from kdjax.commands.contrastive import distill, pretrain
 from kdjax.commands.evaluate import evaluate
-from kdjax.commands.models import named_runs
+from kdjax.commands.names import named_runs
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.schema import check_config
 from kdjax.commands.vqa import vqa

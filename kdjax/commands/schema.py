@@ -14,7 +14,7 @@ from kdjax.commands.calibration import HELD_OUT, check_one, check_pairs, wanted_
 from kdjax.commands.common import source_of
 from kdjax.commands.contrastive import check_caption_length
 from kdjax.commands.export import EXPORTED
-from kdjax.commands.models import teacher_names
+from kdjax.commands.names import teacher_names
 from kdjax.commands.start import check_inherit
 from kdjax.commands.vqa_teacher import check_taught
 from kdjax.config import to_plain

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdjax.commands.models import TEACHER, NamedModel
+from kdjax.commands.models import NamedModel
+from kdjax.commands.names import TEACHER
 from kdjax.commands.teacher import Teacher
 from kdjax.errors import UserError
 from kdjax.models import CLIP, TOWERS, CLIPConfig, Params, graph_of

@@ -19,14 +19,10 @@ from kdjax.commands.common import (
     source_of,
     tokenizer_of,
 )
-from kdjax.commands.models import (
-    Compute,
-    compute_of,
-    compute_of_teacher,
-    open_model,
-    save_vqa_model,
-)
+from kdjax.commands.compute import Compute, compute_of, compute_of_teacher
+from kdjax.commands.models import open_model
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.vqa_model import save_vqa_model
 from kdjax.commands.vqa_teacher import TaughtAnswers, open_teacher
 from kdjax.commands.workdir import Workdir
 from kdjax.data.loader import all_images, vqa_batches

@@ -9,7 +9,9 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.commands.models import Compute, NamedVQAModel, open_vqa_model, run_of
+from kdjax.commands.compute import Compute
+from kdjax.commands.names import run_of
+from kdjax.commands.vqa_model import NamedVQAModel, open_vqa_model
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
 from kdjax.models import Params, VQAConfig, VQAModel, abstract_of

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import check_stored
-from kdjax.commands.models import TEACHER, check_name, named_runs
+from kdjax.commands.names import TEACHER, check_name, named_runs
 from kdjax.commands.reporter import Reporter, clock
 from kdjax.commands.run import run_command
 from kdjax.commands.schema import check_config

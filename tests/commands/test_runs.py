@@ -10,13 +10,9 @@ from ml_collections import ConfigDict
 from tokenizers import processors
 
 from kdjax.commands.common import say_unsplit
-from kdjax.commands.models import (
-    compute_of,
-    compute_of_teacher,
-    fit_vocabulary,
-    open_model,
-    run_of,
-)
+from kdjax.commands.compute import compute_of, compute_of_teacher
+from kdjax.commands.models import fit_vocabulary, open_model
+from kdjax.commands.names import run_of
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import Teacher
 from kdjax.commands.workdir import Workdir

@@ -9,7 +9,8 @@ from etils import epath
 from safetensors.numpy import load_file
 
 import kdjax
-from kdjax.commands.models import compute_of, open_model
+from kdjax.commands.compute import compute_of
+from kdjax.commands.models import open_model
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.teacher import MOST_HELD_GIB, Teacher, check_held
 from kdjax.config import load_config
