@@ -194,8 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not hosts.met():
             raise
-        sys.stderr.write(hosts.gone(error) or traceback.format_exc())
-        return hosts.leave(1)
+        gone = hosts.gone(error)
+        sys.stderr.write(gone or traceback.format_exc())
+        return hosts.leave(1, at_once=bool(gone))
 
 
 def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

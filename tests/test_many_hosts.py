@@ -204,8 +204,9 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
 ):
     """By Ctrl-C; until then the clock of the first host says when to save."""
     workdir = tmp_path / "run"
-    settings = {"checkpoint.every_steps": 1000, "checkpoint.every_minutes": 1e-9}
-    with TwoHosts(workdir, teacher, **settings) as hosts:
+    settings = {"checkpoint.every_steps": 1000, "mesh.data": -1, "mesh.fsdp": 1}
+    minutes = {"checkpoint.every_minutes": 1e-9}
+    with TwoHosts(workdir, teacher, **settings, **minutes) as hosts:
         hosts.wait_for(workdir, 3)
         hosts.processes[1].send_signal(signal.SIGINT)
         assert hosts.end() == [143, 130], hosts.words()
@@ -213,7 +214,7 @@ def test_all_stop_at_one_step_when_one_is_asked_and_one_host_goes_on(
     stopped = len(losses(workdir))
     assert 3 <= stopped < HALF
     assert steps_of(workdir) == [stopped - 1, stopped]
-    on_one_host(workdir, teacher)
+    on_one_host(workdir, teacher, **settings)
     assert_same_curve(losses(workdir), losses(alone[0]))
 
 
