@@ -21,8 +21,8 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
-# What may go wrong on all hosts: seconds in which they come to it, and in which those
-# that end see that they are all there before they see that the first is gone.
+# Seconds that one that ends waits for others to end with it, and that the first, which
+# the others would miss, ends after them.
 COMING, SEEING = 10, 1
 # How errors begin of what goes between hosts: in sums, and in what the runtime asks.
 OF_SUMS = re.compile("[A-Z_]+: .*(Gloo|NCCL|(closed|reset) by peer)")
