@@ -113,7 +113,8 @@ def _check_port(port: int) -> None:
     except OSError as error:
         raise UserError(
             f"coordinator_address has the port {port}, at which the first process "
-            f"cannot wait for the others ({error}): give one that is free on its host"
+            f"cannot wait for the others ({os.strerror(error.errno or 0)}): give one "
+            "that is free on its host"
         ) from error
 
 
