@@ -11,9 +11,11 @@ from flax import nnx
 
 import kdjax
 from benchmarks.speed.cases import OBJECTIVES, OPTIMIZER, Case, inputs, serve
+from kdjax.cli import keep_freed_memory
 from kdjax.commands.compute import Compute
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of, architecture, graph_of
 from kdjax.models.clip import preprocess
+from kdjax.models.flops import caption_flops, image_flops
 from kdjax.parallel import make_mesh, replicated, to_global
 from kdjax.parallel.chips import chip_of
 from kdjax.training.flops import step_flops
@@ -100,8 +102,8 @@ def load(case: Case, role: str, config: CLIPConfig) -> Params:
     return nnx.to_pure_dict(nnx.state(clip))
 
 
-def forward_of(case: Case) -> tuple[float, Callable[[int], None], None]:
-    """Return the sum of the first logits, and what computes them again."""
+def forward_of(case: Case) -> tuple[float, Callable[[int], None], int]:
+    """Return the sum of the first logits, what computes them again, and its FLOPs."""
     config = Compute(case.dtype, "xla", case.dtype).of(architecture(case.student))
     graph, batch = graph_of(CLIP, config), batch_of(case, config)
 
@@ -118,7 +120,8 @@ def forward_of(case: Case) -> tuple[float, Callable[[int], None], None]:
             found = forward(*given)
         jax.block_until_ready(found)
 
-    return float(forward(*given).sum()), run, None
+    flops = image_flops(config) + caption_flops(config, config.text.context_length)
+    return float(forward(*given).sum()), run, case.batch * flops
 
 
 def compile_seconds(case: Case) -> float:
@@ -138,6 +141,7 @@ def compile_seconds(case: Case) -> float:
 def main() -> None:
     """Serve the case that the command line gives."""
     what, case = sys.argv[1], Case.from_json(sys.argv[2])
+    keep_freed_memory()  # as the command line does
     if what == "compile":
         print(json.dumps({"seconds": compile_seconds(case)}))
         return

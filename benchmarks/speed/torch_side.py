@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +161,17 @@ def forward_of(case: Case, faster: bool) -> tuple[float, Callable[[int], None]]:
     return float(forward().sum()), lambda count: waited(forward, count)
 
 
+def matmul_flops(dtype: torch.dtype, size: int = 2048, tries: int = 10) -> float:
+    """Return how many FLOPs a second a large matrix product of this machine reaches."""
+    left, right = torch.randn(2, size, size, device=DEVICE, dtype=dtype)
+    times = []
+    for _ in range(tries):
+        started = time.perf_counter()
+        waited(lambda: left @ right, 1)
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times)
+
+
 def waited(step: Callable[[], torch.Tensor], count: int) -> None:
     """Make steps and wait for them."""
     for _ in range(count):
@@ -178,7 +190,8 @@ def main() -> None:
     first, run = make(case, faster)
     run(2)  # what is compiled or allocated at first
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    serve({"loss": first, "versions": versions}, run)
+    rate = matmul_flops(getattr(torch, case.dtype))
+    serve({"loss": first, "versions": versions, "matmul": rate}, run)
 
 
 if __name__ == "__main__":

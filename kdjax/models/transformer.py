@@ -29,10 +29,27 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def keeping_slope(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return an activation that keeps one array for its gradient: its own slope.
+
+    JAX would keep whatever the derivative of each of its parts needs, which for GELU is
+    four arrays of every layer.
+    """
+    activation = jax.custom_jvp(function)
+
+    @activation.defjvp
+    def jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        (x,), (moved,) = primals, tangents
+        y, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        return y, slope * moved
+
+    return activation
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": keeping_slope(quick_gelu),
+    "gelu": keeping_slope(lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": keeping_slope(lambda x: jax.nn.gelu(x, approximate=True)),
 }
 
 

@@ -245,7 +245,12 @@ def _compiler_options(mesh: Mesh, level: int) -> dict[str, int] | None:
     initialisation, which runs once, is best not optimised at all.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": level} if on_cpu else None
+    if not on_cpu:
+        return None
+    return {
+        "xla_backend_optimization_level": level,
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+    }
 
 
 def _unless_skipped(

@@ -98,6 +98,18 @@ def test_activations_are_their_formulas(name):
     np.testing.assert_allclose(found, FORMULAS[name](x), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_keeps_its_slope_alone_for_its_gradient(name):
+    x = np.linspace(-6, 6, 49)
+    _, backward = jax.vjp(ACTIVATIONS[name], jnp.asarray(x, jnp.float32))
+    kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
+    assert kept == [x.shape]
+    (slope,) = backward(jnp.ones(x.shape, jnp.float32))
+    step = 1e-5
+    central = (FORMULAS[name](x + step) - FORMULAS[name](x - step)) / (2 * step)
+    np.testing.assert_allclose(slope, central, atol=5e-6)
+
+
 # Two blocks are unrolled, three are looped over.
 @pytest.fixture(scope="module", params=[2, 3])
 def transformer(request):
