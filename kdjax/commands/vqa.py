@@ -1,6 +1,6 @@
 """`kdjax vqa`: fine-tune a vision tower on questions, and score it officially."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,7 +74,6 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
     source = source_of(config, "train")
     tower_config, tower = _open_tower(config, workdir, compute, reporter)
     teacher = _open_teacher(config, workdir, compute, source.answers, reporter)
-    blank = config.data.get("blank", False)
     tokenizer = tokenizer_of(config.tokenizer, source)
     model = _model(config, tower_config, tokenizer, len(source.answers), compute)
     task = VQATask(model, objectives_of(config), teacher.config, config.microbatch)
@@ -86,21 +85,11 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
 
     held = None
     if config.tower_outputs == "held":
-        towers, teacher = teacher.towers, teacher.without_tower()
-        student = _frozen_tower(config, task, teacher, reporter, warm_start)
-        held = _hold_tokens({**student, **towers}, source, blank)
-        del towers
-    batches = vqa_batches(
-        source,
-        {"student": (tokenizer, config.question_length), **teacher.tokenizers},
-        source.answers,
-        batch_size=config.batch_size,
-        questions_per_image=config.questions_per_image,
-        seed=config.seed,
-        rows=own_rows(config),
-        blank=blank,
-    )
-    about = {"questions_per_image": config.questions_per_image, "blank": blank}
+        teacher, held = _hold(config, task, teacher, reporter, warm_start, source)
+    about = {
+        "questions_per_image": config.questions_per_image,
+        "blank": config.data.get("blank", False),
+    }
     subject = Subject(
         config=model,
         tokenizer=tokenizer,
@@ -113,7 +102,7 @@ def vqa(config: ConfigDict, workdir: Workdir, reporter: Reporter) -> dict[str, A
         config,
         workdir,
         task,
-        iter(batches.map(held) if held else batches),
+        _batches(config, source, tokenizer, teacher, held),
         reporter,
         "vqa",
         evaluation,
@@ -149,6 +138,42 @@ def _model(
         param_dtype=compute.param_dtype,
         **config.head,
     )
+
+
+def _batches(
+    config: ConfigDict,
+    source: Source,
+    tokenizer: Tokenizer,
+    teacher: TaughtAnswers,
+    held: Callable[[Batch], Batch] | None,
+) -> Iterator[Any]:
+    """Return the batches of this host, with what is held of frozen towers."""
+    batches = vqa_batches(
+        source,
+        {"student": (tokenizer, config.question_length), **teacher.tokenizers},
+        source.answers,
+        batch_size=config.batch_size,
+        questions_per_image=config.questions_per_image,
+        seed=config.seed,
+        rows=own_rows(config),
+        blank=config.data.get("blank", False),
+    )
+    return iter(batches.map(held) if held else batches)
+
+
+def _hold(
+    config: ConfigDict,
+    task: VQATask,
+    teacher: TaughtAnswers,
+    reporter: Reporter,
+    warm_start: Callable[[Params], Params],
+    source: Source,
+) -> tuple[TaughtAnswers, Callable[[Batch], Batch] | None]:
+    """Return the teacher without its tower, and what puts tokens into a batch."""
+    towers, rest = teacher.towers, teacher.without_tower()
+    student = _frozen_tower(config, task, rest, reporter, warm_start)
+    blank = config.data.get("blank", False)
+    return rest, _hold_tokens({**student, **towers}, source, blank)
 
 
 def _frozen_tower(
