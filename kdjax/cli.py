@@ -227,16 +227,18 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print a plan; this process computes nothing, so it wants no accelerator."""
-    # JAX reads these when it starts.
-    os.environ.update({"JAX_PLATFORMS": "cpu", **QUIET_LIBTPU})
+    # JAX reads these when it starts; what it finds in a cache no compiler writes down.
+    uncached = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    os.environ.update({**uncached, **QUIET_LIBTPU})
     from kdjax.parallel.topology import simulated
 
     flag = f"--xla_force_host_platform_device_count={simulated(arguments.topology)}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".lstrip()
-    from kdjax.commands.fit import fit
+    from kdjax.commands.apart import apart
     from kdjax.commands.plan import plan
     from kdjax.commands.plan_lines import as_json, lines
     from kdjax.commands.reporter import Reporter
+    from kdjax.commands.smallest import smallest
     from kdjax.config import load_config
 
     config, name = load_config(arguments.config, overrides), arguments.topology
@@ -246,9 +248,9 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             "with --fit, and of GPUs"
         )
     if arguments.fit:
-        found = fit(config, name, Reporter())
+        found = smallest(config, name, Reporter())
     else:
-        found = plan(config, name, arguments.slices, Reporter())
+        found = apart(plan, config, name, arguments.slices, Reporter())
     if arguments.json:
         from etils import epath
 

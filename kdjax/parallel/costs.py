@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from kdjax.parallel.hlo import Instruction, Module
+from kdjax.parallel.hlo import Instruction, Module, Shape
 
 KINDS = (
     "all-gather",
@@ -36,6 +36,12 @@ FREE = (
     "replica-id",
     "opt-barrier",
     "iota",
+    "async-start",
+)
+# Calls of the compiler to itself that give memory a name.
+NAMING = re.compile(
+    'custom_call_target="(AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound'
+    '|NopReturnToken|AsyncCollective(Start|Done))"'
 )
 SLICES = ("dynamic-slice", "slice", "gather")
 GROUPS = re.compile(r"replica_groups=(.*?)(?:, \w+=|$)")
@@ -189,7 +195,7 @@ def memory_traffic(module: Module) -> int:
         line.attribute("calls")
         for name in module.runs
         for line in module.computations[name]
-        if line.opcode in ("fusion", "async-start")
+        if line.opcode == "fusion"
     }
     return sum(
         runs * sum(_moved(line, module) for line in module.computations[name])
@@ -202,18 +208,22 @@ def _moved(line: Instruction, module: Module) -> int:
     """Return the bytes that a line of a program reads and writes."""
     if line.opcode in FREE or line.opcode.endswith(("-done", "-update")):
         return 0
+    if line.opcode == "custom-call" and NAMING.search(line.rest):
+        return 0
     if line.opcode == "fusion":
         return _moved_by_fusion(line, module)
-    if line.opcode in SLICES:
-        return 2 * _held(line)
-    if line.opcode == "dynamic-update-slice":
-        return 2 * _held(module.by_name[line.operands[1]])
     given = [module.by_name[name] for name in line.operands]
-    if line.opcode in ("copy-start", "slice-start"):
-        # They name what they take once more: after what they give, or before it.
-        made = line.shapes[line.opcode == "slice-start"]
-        return made.bytes * ((not made.on_chip) + any(map(_held, given)))
+    if line.opcode == "dynamic-update-slice":
+        update = given[1].shapes[0]
+        return update.bytes * (_off_chip(update) + _off_chip(line.shapes[0]))
+    if line.opcode in (*SLICES, "copy-start"):  # which names what it takes once more
+        source, made = given[0].shapes[0], line.shapes[0]
+        return made.bytes * (_off_chip(source) + _off_chip(made))
     return _held(line) + sum(map(_held, given))
+
+
+def _off_chip(array: Shape) -> bool:
+    return not array.on_chip
 
 
 def _held(line: Instruction) -> int:

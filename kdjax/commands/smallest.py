@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from ml_collections import ConfigDict
 
+from kdjax.commands.apart import apart
 from kdjax.commands.plan import Plan, plan
 from kdjax.commands.reporter import Reporter
 from kdjax.errors import UserError
@@ -58,7 +59,7 @@ def settings(batch_size: int, devices: int) -> list[Setting]:
     return ladder
 
 
-def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
+def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
     """Return the plan of the smallest topology of a chip on which a step fits.
 
     There it has the first of `settings` that fits. A topology is tried with the last of
@@ -111,7 +112,7 @@ def _attempt(
     place: int,
 ) -> Plan:
     setting = ladder[place]
-    found = plan(setting.of(config), candidate, 1, reporter)
+    found = apart(plan, setting.of(config), candidate, 1, reporter)
     needed, limit = found.needed / GIB, found.limit / GIB
     reporter.say(
         f"plan: {candidate}, {setting}: {needed:.2f} of {limit:.2f} GiB"
