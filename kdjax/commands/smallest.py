@@ -75,14 +75,19 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         UserError: it fits on none.
     """
     too_much = 0.0
-    for candidate in candidates(name):
+    possible = [x for x in candidates(name) if _splits(config, count(x))]
+    if not possible:
+        mesh = ", ".join(f"{axis} {size}" for axis, size in config.mesh.items())
+        raise UserError(
+            f"no topology up to {name} has a mesh of {mesh} over which batch_size "
+            f"{config.batch_size} can be split: set mesh.data to -1, or another batch"
+        )
+    for candidate in possible:
         devices = count(candidate)
-        shares = devices // max(1, config.mesh.tensor)
-        if not _divides(dict(config.mesh), devices) or config.batch_size % shares:
-            continue
         if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
             continue
+        shares = devices // max(1, config.mesh.tensor)
         ladder = settings(config.batch_size, shares)
         attempt = cache(partial(_attempt, config, candidate, ladder, reporter))
         last = attempt(len(ladder) - 1)
@@ -94,6 +99,12 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         f"the run fits on no topology up to {name}: take a larger chip, a smaller "
         "batch_size, or split what is held by mesh.fsdp"
     )
+
+
+def _splits(config: ConfigDict, devices: int) -> bool:
+    """Return whether so many devices have a run's mesh, and its batch their shares."""
+    shares = devices // max(1, config.mesh.tensor)
+    return _divides(dict(config.mesh), devices) and config.batch_size % shares == 0
 
 
 def _divides(mesh: Mapping[str, int], devices: int) -> bool:

@@ -107,6 +107,7 @@ def one(*overrides, config=SCENES):
     [
         (one(), "v7:2x2", "the topology is 'v7:2x2'; give a chip (v4, v5e, "),
         (one(), "v5e", "the topology is 'v5e'; give a chip"),
+        (one(), "h100:0", "the topology is 'h100:0'; give a chip"),
         (one("--config.microbatch=5"), "h100:1", "microbatch 5 does not divide"),
         (one(), "h100:256", "needs 256 CPU devices in place of its GPUs"),
         (one("--config.teacher=nano-17"), "h100:1", "'nano-17' is no architecture"),
