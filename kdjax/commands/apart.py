@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from kdjax.errors import UserError
@@ -23,34 +23,46 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
         *given: to the function.
 
     Raises:
-        UserError: the other process died.
-        Exception: what the function raised.
+        UserError: the function raised it, or the other process died.
     """
     spawn = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        ProcessPoolExecutor(1, spawn, _begin, (folder,)) as pool,
-    ):
+    receiver, sender = spawn.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        asked = (sender, folder, function, given)
+        child = spawn.Process(target=_answer, args=asked)
+        child.start()
+        sender.close()
         try:
-            return pool.submit(function, *given).result()
-        except BrokenProcessPool as error:
+            answer = receiver.recv()
+        except EOFError as error:
             raise UserError(
                 "the process that did the work died: see what it said, and whether "
                 "this machine's memory was short"
             ) from error
         finally:
-            for child in multiprocessing.active_children():
-                child.kill()
+            child.kill()
+            child.join()
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
 
 
-def _begin(folder: str) -> None:
-    """Keep temporary files where the parent removes them, and end when it does."""
+def _answer(
+    sender: Connection, folder: str, function: Callable[..., Any], given: tuple[Any]
+) -> None:
     tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    try:
+        answer = function(*given)
+    except UserError as error:
+        answer = error
+    sender.send(answer)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: str) -> None:
+    """End when the parent does, which removes the folder unless it was killed."""
     if parent := multiprocessing.parent_process():
         parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
