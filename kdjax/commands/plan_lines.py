@@ -96,7 +96,9 @@ def lines(plan: Plan) -> list[str]:
         told.append(f"note        {SIMULATED}")
     told += ["", *_memory(plan)]
     if plan.roofline is not None:
-        told += ["", *_work(plan, plan.roofline), "", *_said(plan.roofline)]
+        told += ["", *_work(plan, plan.roofline)]
+        if plan.roofline.collectives:
+            told += ["", *_said(plan.roofline)]
         told += ["", *_time(plan, plan.roofline)]
     return told
 

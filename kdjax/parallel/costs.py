@@ -44,6 +44,8 @@ NAMING = re.compile(
     '|NopReturnToken|AsyncCollective(Start|Done))"'
 )
 SLICES = ("dynamic-slice", "slice", "gather")
+# What hosts pass on to other slices, whose programs are one within each.
+FAR = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 GROUPS = re.compile(r"replica_groups=(.*?)(?:, \w+=|$)")
 IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 MESH_AXIS = re.compile(r"'(\w+)'=(\d+)")
@@ -94,10 +96,17 @@ def collectives(
         if name.startswith(GOES_ON) or any(ENDS in x.rest for x in lines):
             continue
         for line in lines:
-            kind = line.opcode.removesuffix("-start")
+            kind = _kind(line)
             if kind in KINDS:
                 found.append(_collective(kind, line, runs, module, axes, slices))
     return found
+
+
+def _kind(line: Instruction) -> str:
+    """Return what kind of collective a line is, if it is one."""
+    if line.opcode == "send" and (far := FAR.search(line.rest)):
+        return far[1].lower().replace("_", "-")
+    return line.opcode.removesuffix("-start")
 
 
 def _collective(
@@ -108,10 +117,15 @@ def _collective(
     axes: Mapping[str, int],
     slices: Sequence[int],
 ) -> Collective:
-    group = first_group(line.rest, len(slices))
+    if line.opcode == "send":  # by a device of each slice
+        group = tuple(map(slices.index, dict.fromkeys(slices)))
+        given = line.shapes[0].bytes
+    else:
+        group = first_group(line.rest, len(slices))
+        arrays = (module.by_name[name].shapes for name in line.operands)
+        given = sum(x.bytes for shapes in arrays for x in shapes)
     count = len(group)
     apart = len({slices[place] for place in group})
-    given = sum(x.bytes for name in line.operands for x in module.by_name[name].shapes)
     size = given * count if kind == "all-gather" else given
     near, far = _sent(kind, size, count, apart)
     scope = re.search(r'op_name="([^"]*)"', line.rest)
@@ -227,39 +241,43 @@ def _off_chip(array: Shape) -> bool:
 
 
 def _held(line: Instruction) -> int:
+    """Return the bytes of a value that memory holds."""
     return sum(x.bytes for x in line.shapes if not x.on_chip)
 
 
 def _moved_by_fusion(line: Instruction, module: Module) -> int:
-    inside = module.computations[line.attribute("calls")]
-    users: dict[str, list[Instruction]] = {}
-    for one in inside:
-        for name in one.operands:
-            users.setdefault(name, []).append(one)
-    parameters = [x for x in inside if x.opcode == "parameter"]
+    called = line.attribute("calls")
     read = sum(
-        min(_held(x), _read_of(x, users.get(x.name, []), module)) for x in parameters
+        min(_held(x), _read_of(x, module))
+        for x in module.computations[called]
+        if x.opcode == "parameter"
     )
-    root = next(x for x in inside if x.root)
-    names = root.operands if root.opcode == "tuple" else (root.name,)
-    given = (module.by_name[name] for name in names)
-    return read + sum(_written(x, module) for x in given)
+    results = module.results(called)
+    return read + sum(min(_held(x), _written(x, module)) for x in results)
 
 
-def _read_of(parameter: Instruction, users: list[Instruction], module: Module) -> int:
-    """Return how many bytes of what a fusion takes are read in it."""
-    total = 0
-    for user in users:
-        first = user.operands[0] == parameter.name
-        if user.opcode in SLICES and first:
-            total += sum(x.bytes for x in user.shapes)
-        elif user.opcode == "dynamic-update-slice" and first:
-            continue
-        elif user.opcode in KINDS or user.opcode == "custom-call":
-            continue  # what goes on beside it, and is counted where it begins
-        else:
-            return _held(parameter)
-    return total
+def _read_of(value: Instruction, module: Module) -> int:
+    """Return how many bytes of a value are read by what takes it inside a fusion."""
+    return sum(
+        _read_by(user, place, value, module)
+        for user in module.users[value.name]
+        for place, name in enumerate(user.operands)
+        if name == value.name
+    )
+
+
+def _read_by(user: Instruction, place: int, value: Instruction, module: Module) -> int:
+    if user.opcode in SLICES and place == 0:
+        return _bytes(user)
+    if user.opcode == "dynamic-update-slice" and place == 0:
+        return 0
+    if user.opcode in KINDS or user.opcode == "custom-call":
+        return 0  # what goes on beside it, and is counted where it begins
+    if user.opcode == "bitcast" and not user.root:
+        return _read_of(user, module)
+    if user.opcode == "fusion":
+        return _read_of(module.parameters(user.attribute("calls"))[place], module)
+    return _bytes(value)
 
 
 def _written(given: Instruction, module: Module) -> int:
@@ -267,9 +285,17 @@ def _written(given: Instruction, module: Module) -> int:
     if given.opcode in ("parameter", "custom-call"):
         return 0
     if given.opcode == "dynamic-update-slice":
-        update = module.by_name[given.operands[1]]
-        return 0 if given.shapes[0].on_chip else sum(x.bytes for x in update.shapes)
-    return _held(given)
+        return _bytes(module.by_name[given.operands[1]])
+    if given.opcode == "bitcast":
+        return _written(module.by_name[given.operands[0]], module)
+    if given.opcode == "fusion":
+        inside = module.results(given.attribute("calls"))
+        return sum(_written(x, module) for x in inside)
+    return _bytes(given)
+
+
+def _bytes(line: Instruction) -> int:
+    return sum(x.bytes for x in line.shapes)
 
 
 def product_flops(jaxpr: Any) -> int:

@@ -6,8 +6,8 @@ as it runs, so far as the text says how often that is.
 
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,7 +42,8 @@ class Instruction:
         name: of its value, of which there is one in the program.
         shapes: of its value, a tuple's one by one.
         opcode: what it does.
-        operands: names of what it takes; of a constant, what it is.
+        operands: names of what it takes; of a constant, what it is; of a parameter, its
+            number.
         rest: its attributes, as they stand there.
         root: whether its computation returns it.
     """
@@ -76,6 +77,27 @@ class Module:
     def by_name(self) -> Mapping[str, Instruction]:
         """All instructions."""
         return {x.name: x for some in self.computations.values() for x in some}
+
+    @cached_property
+    def users(self) -> Mapping[str, Sequence[Instruction]]:
+        """What takes a value, by the value's name."""
+        found: defaultdict[str, list[Instruction]] = defaultdict(list)
+        for line in self.by_name.values():
+            for name in dict.fromkeys(line.operands):
+                found[name].append(line)
+        return found
+
+    def parameters(self, name: str) -> list[Instruction]:
+        """Return the parameters of a computation, in their order."""
+        found = (x for x in self.computations[name] if x.opcode == "parameter")
+        return sorted(found, key=lambda x: int(x.operands[0]))
+
+    def results(self, name: str) -> list[Instruction]:
+        """Return what a computation returns, a tuple's parts one by one."""
+        root = next(x for x in self.computations[name] if x.root)
+        if root.opcode != "tuple":
+            return [root]
+        return [self.by_name[operand] for operand in root.operands]
 
     @cached_property
     def runs(self) -> Mapping[str, int]:
@@ -152,7 +174,8 @@ def _instruction(line: re.Match[str]) -> Instruction:
     root, name, shapes, opcode, rest = line.groups()
     given, rest = _parted(rest)
     sizes = tuple(_shape(*found) for found in SHAPE.findall(shapes))
-    operands = (given,) if opcode == "constant" else tuple(NAME.findall(given))
+    own = opcode in ("constant", "parameter")
+    operands = (given,) if own else tuple(NAME.findall(given))
     return Instruction(name, sizes, opcode, operands, rest, bool(root))
 
 
