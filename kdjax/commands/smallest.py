@@ -87,8 +87,7 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
             continue
-        shares = devices // max(1, config.mesh.tensor)
-        ladder = settings(config.batch_size, shares)
+        ladder = settings(config.batch_size, _shares(config, devices))
         attempt = cache(partial(_attempt, config, candidate, ladder, reporter))
         last = attempt(len(ladder) - 1)
         if last.fits:
@@ -103,8 +102,12 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
 
 def _splits(config: ConfigDict, devices: int) -> bool:
     """Return whether so many devices have a run's mesh, and its batch their shares."""
-    shares = devices // max(1, config.mesh.tensor)
-    return _divides(dict(config.mesh), devices) and config.batch_size % shares == 0
+    divides = _divides(dict(config.mesh), devices)
+    return divides and config.batch_size % _shares(config, devices) == 0
+
+
+def _shares(config: ConfigDict, devices: int) -> int:
+    return devices // max(1, config.mesh.tensor)
 
 
 def _divides(mesh: Mapping[str, int], devices: int) -> bool:

@@ -229,10 +229,10 @@ def _moved(line: Instruction, module: Module) -> int:
     given = [module.by_name[name] for name in line.operands]
     if line.opcode == "dynamic-update-slice":
         update = given[1].shapes[0]
-        return update.bytes * (_off_chip(update) + _off_chip(line.shapes[0]))
+        return update.room * (_off_chip(update) + _off_chip(line.shapes[0]))
     if line.opcode in (*SLICES, "copy-start"):  # which names what it takes once more
         source, made = given[0].shapes[0], line.shapes[0]
-        return made.bytes * (_off_chip(source) + _off_chip(made))
+        return made.room * (_off_chip(source) + _off_chip(made))
     return _held(line) + sum(map(_held, given))
 
 
@@ -241,8 +241,8 @@ def _off_chip(array: Shape) -> bool:
 
 
 def _held(line: Instruction) -> int:
-    """Return the bytes of a value that memory holds."""
-    return sum(x.bytes for x in line.shapes if not x.on_chip)
+    """Return what a value takes of memory."""
+    return sum(x.room for x in line.shapes if not x.on_chip)
 
 
 def _moved_by_fusion(line: Instruction, module: Module) -> int:
@@ -268,7 +268,7 @@ def _read_of(value: Instruction, module: Module) -> int:
 
 def _read_by(user: Instruction, place: int, value: Instruction, module: Module) -> int:
     if user.opcode in SLICES and place == 0:
-        return _bytes(user)
+        return _room(user)
     if user.opcode == "dynamic-update-slice" and place == 0:
         return 0
     if user.opcode in KINDS or user.opcode == "custom-call":
@@ -277,7 +277,7 @@ def _read_by(user: Instruction, place: int, value: Instruction, module: Module) 
         return _read_of(user, module)
     if user.opcode == "fusion":
         return _read_of(module.parameters(user.attribute("calls"))[place], module)
-    return _bytes(value)
+    return _room(value)
 
 
 def _written(given: Instruction, module: Module) -> int:
@@ -285,17 +285,17 @@ def _written(given: Instruction, module: Module) -> int:
     if given.opcode in ("parameter", "custom-call"):
         return 0
     if given.opcode == "dynamic-update-slice":
-        return _bytes(module.by_name[given.operands[1]])
+        return _room(module.by_name[given.operands[1]])
     if given.opcode == "bitcast":
         return _written(module.by_name[given.operands[0]], module)
     if given.opcode == "fusion":
         inside = module.results(given.attribute("calls"))
         return sum(_written(x, module) for x in inside)
-    return _bytes(given)
+    return _room(given)
 
 
-def _bytes(line: Instruction) -> int:
-    return sum(x.bytes for x in line.shapes)
+def _room(line: Instruction) -> int:
+    return sum(x.room for x in line.shapes)
 
 
 def product_flops(jaxpr: Any) -> int:

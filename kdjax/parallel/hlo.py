@@ -16,6 +16,8 @@ SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^{}]*\})?")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 NAME = re.compile(r"%([\w.\-]+)")
+# From minor to major, and the tile that the minor ones lie in.
+TILED = re.compile(r"\{([\d,]+):T\(([\d,]+)\)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Memory that is on the chip beside the cores, and not its high-bandwidth memory.
 ON_CHIP = re.compile(r"S\([1-9]\d*\)")
@@ -27,10 +29,12 @@ class Shape:
 
     Attributes:
         bytes: of it.
+        room: bytes that it takes in memory, where tiles of it are filled up.
         on_chip: whether it is held beside the cores.
     """
 
     bytes: int
+    room: int
     on_chip: bool
 
 
@@ -190,7 +194,19 @@ def _parted(rest: str) -> tuple[str, str]:
 
 
 def _shape(kind: str, sizes: str, layout: str) -> Shape:
-    count = math.prod(int(size) for size in sizes.split(",") if size)
+    shape = [int(size) for size in sizes.split(",") if size]
     bits = BITS.match(kind)
     width = int(bits[1]) if bits else 8 * (kind == "pred")
-    return Shape(count * width // 8, bool(ON_CHIP.search(layout)))
+    room = math.prod(_tiled(shape, layout)) * width // 8
+    return Shape(math.prod(shape) * width // 8, room, bool(ON_CHIP.search(layout)))
+
+
+def _tiled(shape: Sequence[int], layout: str) -> list[int]:
+    """Return a shape as it lies in memory, from major to minor, its tiles filled up."""
+    found = TILED.match(layout)
+    if found is None:
+        return list(shape)
+    order, tile = ([int(x) for x in part.split(",")] for part in found.groups())
+    lying = [shape[i] for i in reversed(order)]
+    whole, cut = lying[: -len(tile)], lying[-len(tile) :]
+    return whole + [-(-n // t) * t for n, t in zip(cut, tile, strict=True)]
