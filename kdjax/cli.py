@@ -252,6 +252,8 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     path = epath.Path(arguments.json) if arguments.json else None
     if path is not None:
+        if path.is_dir():
+            raise UserError(f"--json={path} is a folder; give the file to write")
         make_folder(path.parent)
     if arguments.fit:
         found = smallest(config, name, Reporter())
