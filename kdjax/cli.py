@@ -251,17 +251,22 @@ def _opened(
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print a plan; this process computes nothing, so it wants no accelerator."""
-    # JAX reads these when it starts.
-    os.environ.update({"JAX_PLATFORMS": "cpu", **QUIET_LIBTPU})
+    # JAX reads these when it starts; what it finds in a cache no compiler writes down.
+    uncached = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    os.environ.update({**uncached, **QUIET_LIBTPU})
     from kdjax.parallel.topology import simulated
 
     flag = f"--xla_force_host_platform_device_count={simulated(arguments.topology)}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".lstrip()
-    from kdjax.commands.fit import fit
+    from etils import epath
+
+    from kdjax.commands.apart import apart
     from kdjax.commands.plan import plan
     from kdjax.commands.plan_lines import as_json, lines
     from kdjax.commands.reporter import Reporter
+    from kdjax.commands.smallest import smallest
     from kdjax.config import load_config
+    from kdjax.files import make_folder, write_whole
 
     config, name = load_config(arguments.config, overrides), arguments.topology
     if arguments.slices != 1 and (arguments.fit or simulated(name) > 1):
@@ -269,17 +274,16 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"--slices={arguments.slices} joins TPU slices of one shape; leave it out "
             "with --fit, and of GPUs"
         )
-    if arguments.fit:
-        found = fit(config, name, Reporter())
-    else:
-        found = plan(config, name, arguments.slices, Reporter())
-    if arguments.json:
-        from etils import epath
-
-        from kdjax.files import make_folder, write_whole
-
-        path = epath.Path(arguments.json)
+    path = epath.Path(arguments.json) if arguments.json else None
+    if path is not None:
+        if path.is_dir():
+            raise UserError(f"--json={path} is a folder; give the file to write")
         make_folder(path.parent)
+    if arguments.fit:
+        found = smallest(config, name, Reporter())
+    else:
+        found = apart(plan, config, name, arguments.slices, Reporter())
+    if path is not None:
         write_whole(path, f"{json.dumps(as_json(found), indent=2)}\n".encode())
     print("\n".join(lines(found)))
 

@@ -1,5 +1,6 @@
 """`kdjax plan`: what a run takes of a machine, before there is one."""
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -13,13 +14,13 @@ from ml_collections import ConfigDict
 from kdjax.commands.planned import Planned, planned
 from kdjax.commands.reporter import Reporter
 from kdjax.commands.schema import check_split, check_words, command_of
-from kdjax.errors import UserError
 from kdjax.parallel import make_mesh
+from kdjax.parallel.aot import optimised
 from kdjax.parallel.chips import GIB
-from kdjax.parallel.plan import Roofline, roofline
+from kdjax.parallel.roofline import Roofline, roofline
 from kdjax.parallel.topology import Topology, topology
 from kdjax.training.flops import step_flops
-from kdjax.training.memory import EXHAUSTED, Memory, memory_of, state_memory
+from kdjax.training.memory import EXHAUSTED, Memory, memory_written, state_memory
 
 # What the compiler of TPUs says where a program does not fit.
 NUMBER = r"([\d.]+)([KMGT]?)"
@@ -35,11 +36,13 @@ class Plan:
     """What a run takes of a machine.
 
     Attributes:
-        topology: the machine.
-        mesh: how its devices are laid out.
+        topology: name of the machine.
+        compiled_for_it: whether what was compiled is what would run there.
+        mesh: sizes of the axes in which its devices are laid out.
         config: of the run.
         models: parameters of each, by its name.
-        model_flops: of a step, over all devices: what its models need.
+        model_flops: of a step, over all devices: what its models need; None where that
+            is not known.
         state: bytes that each device holds between steps.
         needed: bytes of a device in a step; more than `limit` where it does not fit.
         limit: bytes that a device has.
@@ -48,17 +51,23 @@ class Plan:
         seconds: that planning took.
     """
 
-    topology: Topology
-    mesh: Mesh
+    topology: str
+    compiled_for_it: bool
+    mesh: Mapping[str, int]
     config: ConfigDict
     models: Mapping[str, int]
-    model_flops: int
+    model_flops: int | None
     state: int
     needed: float
     limit: float
     memory: Memory | None
     roofline: Roofline | None
     seconds: float
+
+    @property
+    def devices(self) -> int:
+        """Their number."""
+        return math.prod(self.mesh.values())
 
     @property
     def fits(self) -> bool:
@@ -93,12 +102,12 @@ def plan(config: ConfigDict, name: str, slices: int, reporter: Reporter) -> Plan
         reporter.say(f"plan: compiling the step for {name}")
         memory, found, needed, limit = _compiled(step, machine, mesh)
     return Plan(
-        topology=machine,
-        mesh=mesh,
+        topology=name,
+        compiled_for_it=machine.compiled,
+        mesh=dict(mesh.shape),
         config=config,
         models=step.parameters,
-        model_flops=step_flops(step.program.task, step.program.optimizer, step.batch)
-        or 0,
+        model_flops=step_flops(step.program.task, step.program.optimizer, step.batch),
         state=state_memory(step.program),
         needed=needed,
         limit=limit,
@@ -114,13 +123,13 @@ def _compiled(
     """Return a step's memory and roofline, and bytes that it needs and that there are.
 
     Raises:
-        UserError: the compiler of this machine refuses it.
+        UserError: the compiler does not write down what it makes of it.
     """
     jitted: Any = step.program.step
     traced = jitted.trace(*step.inputs)
     limit = float(machine.chip.memory)
     try:
-        compiled = traced.lower().compile()
+        made = optimised(traced.lower())
     except JaxRuntimeError as error:
         used = USED.search(str(error))
         if EXHAUSTED not in str(error) or used is None:
@@ -128,12 +137,6 @@ def _compiled(
         said = [x for x in used.groups() if x is not None]
         needed, limit = (float(said[i]) * UNITS[said[i + 1]] for i in (0, 2))
         return None, None, needed, limit
-    memory = memory_of(compiled)
-    if memory is None:
-        raise UserError("the compiler does not say what a step needs; update jaxlib")
-    try:
-        text = compiled.as_text()
-    except JaxRuntimeError:  # of v5p and v6e, by libtpu 0.0.52 and jaxlib 0.10.2
-        text = ""
-    found = roofline(text, traced.jaxpr, mesh, machine.slices(mesh), machine.chip)
+    memory, slices = memory_written(made.buffers), machine.slices(mesh)
+    found = roofline(made.program, traced.jaxpr, mesh, slices, machine.chip)
     return memory, found, memory.total, limit

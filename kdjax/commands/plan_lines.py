@@ -8,19 +8,25 @@ from typing import Any
 from kdjax.commands.plan import Plan
 from kdjax.parallel.chips import GIB
 from kdjax.parallel.costs import Collective
-from kdjax.parallel.plan import Roofline
+from kdjax.parallel.roofline import Roofline
 from kdjax.training.tasks import TEACHERS
 
 MIB = 2**20
+# What is not known of a step that does not fit.
+PARTS = ("arguments", "temporary", "outputs")
+UNKNOWN = (
+    "flops",
+    "traffic",
+    "unknown_loops",
+    "collectives",
+    "seconds",
+    "bottleneck",
+    "run",
+)
 SIMULATED = (
     "compiled for CPU devices in place of GPUs, whose compiler needs one: arguments, "
     "FLOPs and what devices say to each other hold; temporary memory and traffic are "
     "those of a CPU's program"
-)
-
-UNREAD = (
-    "this libtpu's program cannot be read by this jaxlib: traffic and what devices say "
-    "to each other are not known and count as nothing"
 )
 
 
@@ -74,25 +80,25 @@ def _whose(scope: str) -> str:
 
 def lines(plan: Plan) -> list[str]:
     """Return a plan for people."""
-    shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
+    shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     models = ", ".join(f"{k} {n / 1e6:.1f} M" for k, n in plan.models.items())
-    config, devices = plan.config, plan.mesh.devices.size
-    rows = config.batch_size // (plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
+    config = plan.config
+    rows = config.batch_size // (plan.mesh["data"] * plan.mesh["fsdp"])
     remat = ", ".join(f"{k} {v}" for k, v in config.remat.items())
     told = [
-        f"topology    {plan.topology.name}: {devices} devices, mesh {shape}",
+        f"topology    {plan.topology}: {plan.devices} devices, mesh {shape}",
         f"models      {models} parameters",
         f"batch       {config.batch_size}, {rows} on each device; "
         f"microbatch {config.microbatch}; remat {remat}",
         f"compiled    in {plan.seconds:.0f} s",
     ]
-    if not plan.topology.compiled:
+    if not plan.compiled_for_it:
         told.append(f"note        {SIMULATED}")
-    if plan.roofline is not None and not plan.roofline.read:
-        told.append(f"note        {UNREAD}")
     told += ["", *_memory(plan)]
     if plan.roofline is not None:
-        told += ["", *_work(plan, plan.roofline), "", *_said(plan.roofline)]
+        told += ["", *_work(plan, plan.roofline)]
+        if plan.roofline.collectives:
+            told += ["", *_said(plan.roofline)]
         told += ["", *_time(plan, plan.roofline)]
     return told
 
@@ -116,15 +122,21 @@ def _state(plan: Plan) -> str:
 
 
 def _work(plan: Plan, found: Roofline) -> list[str]:
-    devices = plan.mesh.devices.size
     loops = found.unknown_loops
     counted = f"{loops} loops of unknown length count once" if loops else ""
     return [
         "work of a device in a step",
-        _row("model", plan.model_flops / devices / 1e12, "TFLOP that the models need"),
+        *_model(plan),
         _row("computed", found.flops / 1e12, "TFLOP of matrix products"),
         _row("traffic", found.traffic / GIB, f"GiB with its memory {counted}".rstrip()),
     ]
+
+
+def _model(plan: Plan) -> list[str]:
+    if plan.model_flops is None:
+        return []
+    each = plan.model_flops / plan.devices / 1e12
+    return [_row("model", each, "TFLOP that the models need")]
 
 
 def _said(found: Roofline) -> list[str]:
@@ -148,9 +160,8 @@ def _said(found: Roofline) -> list[str]:
 def _time(plan: Plan, found: Roofline) -> list[str]:
     told = ["time of a step at full rates, ms"]
     told += [_row(part, 1e3 * seconds) for part, seconds in found.seconds.items()]
-    run = run_of(plan, found)
-    end = f"bottleneck: {found.bottleneck}" if found.read else "at least: compute alone"
-    told.append(_row("step", 1e3 * found.step, end))
+    told.append(_row("step", 1e3 * found.step, f"bottleneck: {found.bottleneck}"))
+    run = whole_run(plan, found)
     told += ["", f"the run     {run['samples_per_second']:,.0f} samples/s"]
     epochs = f", {run['epochs']:.1f} epochs" if "epochs" in run else ""
     told.append(
@@ -164,7 +175,7 @@ def _row(name: str, value: float, more: str = "") -> str:
     return f"  {name:<10}{value:>10.2f}  {more}".rstrip()
 
 
-def run_of(plan: Plan, found: Roofline) -> dict[str, Any]:
+def whole_run(plan: Plan, found: Roofline) -> dict[str, Any]:
     """Return what the whole run takes, if every step takes what the roofline says."""
     steps, batch = plan.config.steps, plan.config.batch_size
     hours = steps * found.step / 3600
@@ -175,7 +186,7 @@ def run_of(plan: Plan, found: Roofline) -> dict[str, Any]:
         **({"epochs": steps * batch / size} if size else {}),
         "samples_per_second": batch / found.step,
         "hours": hours,
-        "chip_hours": hours * plan.mesh.devices.size,
+        "chip_hours": hours * plan.devices,
     }
 
 
@@ -183,9 +194,9 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
     """Return a plan for programs; bytes, operations and seconds."""
     found, memory = plan.roofline, plan.memory
     told: dict[str, Any] = {
-        "topology": plan.topology.name,
-        "mesh": dict(plan.mesh.shape),
-        "compiled_for_it": plan.topology.compiled,
+        "topology": plan.topology,
+        "mesh": dict(plan.mesh),
+        "compiled_for_it": plan.compiled_for_it,
         "models": dict(plan.models),
         "batch_size": plan.config.batch_size,
         "microbatch": plan.config.microbatch,
@@ -195,19 +206,18 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
             "needed": plan.needed,
             "limit": plan.limit,
             "state": plan.state,
-            **(vars(memory) if memory else {}),
+            **(vars(memory) if memory else dict.fromkeys(PARTS)),
         },
         "model_flops": plan.model_flops,
     }
     if found is None:
-        return told
+        return told | dict.fromkeys(UNKNOWN)
     return told | {
         "flops": found.flops,
         "traffic": found.traffic,
-        "read": found.read,
         "unknown_loops": found.unknown_loops,
         "collectives": [vars(x) for x in together(found.collectives)],
         "seconds": {**found.seconds, "step": found.step},
         "bottleneck": found.bottleneck,
-        "run": run_of(plan, found),
+        "run": whole_run(plan, found),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from kdjax.parallel.hlo import Instruction, Module
+from kdjax.parallel.hlo import Instruction, Module, Shape
 
 KINDS = (
     "all-gather",
@@ -36,8 +36,16 @@ FREE = (
     "replica-id",
     "opt-barrier",
     "iota",
+    "async-start",
+)
+# Calls of the compiler to itself that give memory a name.
+NAMING = re.compile(
+    'custom_call_target="(AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound'
+    '|NopReturnToken|AsyncCollective(Start|Done))"'
 )
 SLICES = ("dynamic-slice", "slice", "gather")
+# What hosts pass on to other slices, whose programs are one within each.
+FAR = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 GROUPS = re.compile(r"replica_groups=(.*?)(?:, \w+=|$)")
 IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 MESH_AXIS = re.compile(r"'(\w+)'=(\d+)")
@@ -88,10 +96,17 @@ def collectives(
         if name.startswith(GOES_ON) or any(ENDS in x.rest for x in lines):
             continue
         for line in lines:
-            kind = line.opcode.removesuffix("-start")
+            kind = _kind(line)
             if kind in KINDS:
                 found.append(_collective(kind, line, runs, module, axes, slices))
     return found
+
+
+def _kind(line: Instruction) -> str:
+    """Return what kind of collective a line is, if it is one."""
+    if line.opcode == "send" and (far := FAR.search(line.rest)):
+        return far[1].lower().replace("_", "-")
+    return line.opcode.removesuffix("-start")
 
 
 def _collective(
@@ -102,10 +117,15 @@ def _collective(
     axes: Mapping[str, int],
     slices: Sequence[int],
 ) -> Collective:
-    group = first_group(line.rest, len(slices))
+    if line.opcode == "send":  # by a device of each slice
+        group = tuple(map(slices.index, dict.fromkeys(slices)))
+        given = line.shapes[0].bytes
+    else:
+        group = first_group(line.rest, len(slices))
+        arrays = (module.by_name[name].shapes for name in line.operands)
+        given = sum(x.bytes for shapes in arrays for x in shapes)
     count = len(group)
     apart = len({slices[place] for place in group})
-    given = sum(x.bytes for name in line.operands for x in module.by_name[name].shapes)
     size = given * count if kind == "all-gather" else given
     near, far = _sent(kind, size, count, apart)
     scope = re.search(r'op_name="([^"]*)"', line.rest)
@@ -189,7 +209,7 @@ def memory_traffic(module: Module) -> int:
         line.attribute("calls")
         for name in module.runs
         for line in module.computations[name]
-        if line.opcode in ("fusion", "async-start")
+        if line.opcode == "fusion"
     }
     return sum(
         runs * sum(_moved(line, module) for line in module.computations[name])
@@ -202,54 +222,62 @@ def _moved(line: Instruction, module: Module) -> int:
     """Return the bytes that a line of a program reads and writes."""
     if line.opcode in FREE or line.opcode.endswith(("-done", "-update")):
         return 0
+    if line.opcode == "custom-call" and NAMING.search(line.rest):
+        return 0
     if line.opcode == "fusion":
         return _moved_by_fusion(line, module)
-    if line.opcode in SLICES:
-        return 2 * _held(line)
-    if line.opcode == "dynamic-update-slice":
-        return 2 * _held(module.by_name[line.operands[1]])
     given = [module.by_name[name] for name in line.operands]
-    if line.opcode in ("copy-start", "slice-start"):
-        # They name what they take once more: after what they give, or before it.
-        made = line.shapes[line.opcode == "slice-start"]
-        return made.bytes * ((not made.on_chip) + any(map(_held, given)))
+    if line.opcode == "dynamic-update-slice":
+        update = given[1].shapes[0]
+        return update.room * (_off_chip(update) + _off_chip(line.shapes[0]))
+    if line.opcode in (*SLICES, "copy-start"):  # which names what it takes once more
+        source, made = given[0].shapes[0], line.shapes[0]
+        return made.room * (_off_chip(source) + _off_chip(made))
     return _held(line) + sum(map(_held, given))
 
 
+def _off_chip(array: Shape) -> bool:
+    return not array.on_chip
+
+
 def _held(line: Instruction) -> int:
-    return sum(x.bytes for x in line.shapes if not x.on_chip)
+    """Return what a value takes of memory."""
+    return sum(x.room for x in line.shapes if not x.on_chip)
 
 
 def _moved_by_fusion(line: Instruction, module: Module) -> int:
-    inside = module.computations[line.attribute("calls")]
-    users: dict[str, list[Instruction]] = {}
-    for one in inside:
-        for name in one.operands:
-            users.setdefault(name, []).append(one)
-    parameters = [x for x in inside if x.opcode == "parameter"]
+    called = line.attribute("calls")
     read = sum(
-        min(_held(x), _read_of(x, users.get(x.name, []), module)) for x in parameters
+        min(_held(x), _read_of(x, module))
+        for x in module.computations[called]
+        if x.opcode == "parameter"
     )
-    root = next(x for x in inside if x.root)
-    names = root.operands if root.opcode == "tuple" else (root.name,)
-    given = (module.by_name[name] for name in names)
-    return read + sum(_written(x, module) for x in given)
+    results = module.results(called)
+    return read + sum(min(_held(x), _written(x, module)) for x in results)
 
 
-def _read_of(parameter: Instruction, users: list[Instruction], module: Module) -> int:
-    """Return how many bytes of what a fusion takes are read in it."""
-    total = 0
-    for user in users:
-        first = user.operands[0] == parameter.name
-        if user.opcode in SLICES and first:
-            total += sum(x.bytes for x in user.shapes)
-        elif user.opcode == "dynamic-update-slice" and first:
-            continue
-        elif user.opcode in KINDS or user.opcode == "custom-call":
-            continue  # what goes on beside it, and is counted where it begins
-        else:
-            return _held(parameter)
-    return total
+def _read_of(value: Instruction, module: Module) -> int:
+    """Return how many bytes of a value are read by what takes it inside a fusion."""
+    return sum(
+        _read_by(user, place, value, module)
+        for user in module.users[value.name]
+        for place, name in enumerate(user.operands)
+        if name == value.name
+    )
+
+
+def _read_by(user: Instruction, place: int, value: Instruction, module: Module) -> int:
+    if user.opcode in SLICES and place == 0:
+        return _room(user)
+    if user.opcode == "dynamic-update-slice" and place == 0:
+        return 0
+    if user.opcode in KINDS or user.opcode == "custom-call":
+        return 0  # what goes on beside it, and is counted where it begins
+    if user.opcode == "bitcast" and not user.root:
+        return _read_of(user, module)
+    if user.opcode == "fusion":
+        return _read_of(module.parameters(user.attribute("calls"))[place], module)
+    return _room(value)
 
 
 def _written(given: Instruction, module: Module) -> int:
@@ -257,9 +285,17 @@ def _written(given: Instruction, module: Module) -> int:
     if given.opcode in ("parameter", "custom-call"):
         return 0
     if given.opcode == "dynamic-update-slice":
-        update = module.by_name[given.operands[1]]
-        return 0 if given.shapes[0].on_chip else sum(x.bytes for x in update.shapes)
-    return _held(given)
+        return _room(module.by_name[given.operands[1]])
+    if given.opcode == "bitcast":
+        return _written(module.by_name[given.operands[0]], module)
+    if given.opcode == "fusion":
+        inside = module.results(given.attribute("calls"))
+        return sum(_written(x, module) for x in inside)
+    return _room(given)
+
+
+def _room(line: Instruction) -> int:
+    return sum(x.room for x in line.shapes)
 
 
 def product_flops(jaxpr: Any) -> int:

@@ -6,8 +6,8 @@ as it runs, so far as the text says how often that is.
 
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,8 @@ SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^{}]*\})?")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 NAME = re.compile(r"%([\w.\-]+)")
+# From minor to major, and the tile that the minor ones lie in.
+TILED = re.compile(r"\{([\d,]+):T\(([\d,]+)\)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Memory that is on the chip beside the cores, and not its high-bandwidth memory.
 ON_CHIP = re.compile(r"S\([1-9]\d*\)")
@@ -27,10 +29,12 @@ class Shape:
 
     Attributes:
         bytes: of it.
+        room: bytes that it takes in memory, where tiles of it are filled up.
         on_chip: whether it is held beside the cores.
     """
 
     bytes: int
+    room: int
     on_chip: bool
 
 
@@ -42,7 +46,8 @@ class Instruction:
         name: of its value, of which there is one in the program.
         shapes: of its value, a tuple's one by one.
         opcode: what it does.
-        operands: names of what it takes; of a constant, what it is.
+        operands: names of what it takes; of a constant, what it is; of a parameter, its
+            number.
         rest: its attributes, as they stand there.
         root: whether its computation returns it.
     """
@@ -76,6 +81,27 @@ class Module:
     def by_name(self) -> Mapping[str, Instruction]:
         """All instructions."""
         return {x.name: x for some in self.computations.values() for x in some}
+
+    @cached_property
+    def users(self) -> Mapping[str, Sequence[Instruction]]:
+        """What takes a value, by the value's name."""
+        found: defaultdict[str, list[Instruction]] = defaultdict(list)
+        for line in self.by_name.values():
+            for name in dict.fromkeys(line.operands):
+                found[name].append(line)
+        return found
+
+    def parameters(self, name: str) -> list[Instruction]:
+        """Return the parameters of a computation, in their order."""
+        found = (x for x in self.computations[name] if x.opcode == "parameter")
+        return sorted(found, key=lambda x: int(x.operands[0]))
+
+    def results(self, name: str) -> list[Instruction]:
+        """Return what a computation returns, a tuple's parts one by one."""
+        root = next(x for x in self.computations[name] if x.root)
+        if root.opcode != "tuple":
+            return [root]
+        return [self.by_name[operand] for operand in root.operands]
 
     @cached_property
     def runs(self) -> Mapping[str, int]:
@@ -152,7 +178,8 @@ def _instruction(line: re.Match[str]) -> Instruction:
     root, name, shapes, opcode, rest = line.groups()
     given, rest = _parted(rest)
     sizes = tuple(_shape(*found) for found in SHAPE.findall(shapes))
-    operands = (given,) if opcode == "constant" else tuple(NAME.findall(given))
+    own = opcode in ("constant", "parameter")
+    operands = (given,) if own else tuple(NAME.findall(given))
     return Instruction(name, sizes, opcode, operands, rest, bool(root))
 
 
@@ -167,7 +194,19 @@ def _parted(rest: str) -> tuple[str, str]:
 
 
 def _shape(kind: str, sizes: str, layout: str) -> Shape:
-    count = math.prod(int(size) for size in sizes.split(",") if size)
+    shape = [int(size) for size in sizes.split(",") if size]
     bits = BITS.match(kind)
     width = int(bits[1]) if bits else 8 * (kind == "pred")
-    return Shape(count * width // 8, bool(ON_CHIP.search(layout)))
+    room = math.prod(_tiled(shape, layout)) * width // 8
+    return Shape(math.prod(shape) * width // 8, room, bool(ON_CHIP.search(layout)))
+
+
+def _tiled(shape: Sequence[int], layout: str) -> list[int]:
+    """Return a shape as it lies in memory, from major to minor, its tiles filled up."""
+    found = TILED.match(layout)
+    if found is None:
+        return list(shape)
+    order, tile = ([int(x) for x in part.split(",")] for part in found.groups())
+    lying = [shape[i] for i in reversed(order)]
+    whole, cut = lying[: -len(tile)], lying[-len(tile) :]
+    return whole + [-(-n // t) * t for n, t in zip(cut, tile, strict=True)]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from kdjax.errors import UserError
 from kdjax.parallel.chips import CHIPS, Chip
 
-FORM = re.compile(r"([\w-]+):(\d+(?:x\d+){0,2})")
+FORM = re.compile(r"([\w-]+):([1-9]\d*(?:x[1-9]\d*){0,2})")
 FORMS = "such as v5e:16x16, v5p:4x4x4 or h100:8"
 # GPUs of one machine, which reach each other by their links.
 MACHINE = 8
@@ -82,8 +82,9 @@ def names_of(chip: str) -> list[str]:
     Raises:
         UserError: there is no such chip.
     """
-    shapes = SHAPES.get(chip, GPUS)
-    return [f"{chip}:{shape}" for shape in shapes if parse(f"{chip}:{shape}")]
+    if chip not in CHIPS:
+        raise UserError(f"there is no chip {chip!r}; give one of {', '.join(CHIPS)}")
+    return [f"{chip}:{shape}" for shape in SHAPES.get(chip, GPUS)]
 
 
 def simulated(name: str) -> int:
@@ -108,6 +109,8 @@ def topology(name: str, slices: int = 1) -> Topology:
             CPU devices to stand for GPUs.
     """
     chip, shape = parse(name)
+    if slices < 1:
+        raise UserError(f"slices is {slices}; give how many of {name} there are")
     if chip not in SHAPES:
         devices = jax.devices("cpu")[: count(name)]
         if len(devices) < count(name):
@@ -133,10 +136,10 @@ def _tpus(name: str, shape: str, slices: int) -> Sequence[Any]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:  # of many kinds, by the version of the library
         chip = name.partition(":")[0]
-        known = ", ".join(SHAPES[chip])
+        known, several = ", ".join(SHAPES[chip]), f" of {slices} slices"
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"there is no topology {name!r} with {slices} slices ({said}): shapes of "
+            f"there is no topology {name!r}{several * bool(more)} ({said}): shapes of "
             f"{chip} are {known}"
         ) from error
     return found.devices

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,14 @@ from kdjax.parallel.chips import GIB, chip_of
 from kdjax.training.steps import Program, build_program
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
+# An allocation of the device's memory, of which colours stand for other memories.
+ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (?!color)(.*)", re.MULTILINE)
+# An output in the place of an argument is the argument's.
+WORDS = (
+    ("arguments", "parameter "),
+    ("outputs", "live-out"),
+    ("temporary", "preallocated-temp"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,17 @@ def memory_of(compiled: Any) -> Memory | None:
         temporary=found.temp_size_in_bytes,
         outputs=found.output_size_in_bytes - found.alias_size_in_bytes,
     )
+
+
+def memory_written(buffers: str) -> Memory:
+    """Return what a program needs by the text in which XLA lists its allocations."""
+    sizes = {"arguments": 0, "temporary": 0, "outputs": 0}
+    for size, what in ALLOCATION.findall(buffers):
+        for part, word in WORDS:
+            if word in what:
+                sizes[part] += int(size)
+                break
+    return Memory(**sizes)
 
 
 def state_memory(program: Program) -> int:

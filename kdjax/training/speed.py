@@ -6,11 +6,9 @@ from typing import Any
 
 import jax
 
-from kdjax.parallel.chips import chip_of
+from kdjax.parallel.chips import GIB, chip_of
 from kdjax.training.flops import step_flops
 from kdjax.training.steps import Program
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

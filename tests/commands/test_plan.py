@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kdjax.commands import fit as fitting
-from kdjax.commands.fit import Setting, candidates, fit, settings
-from kdjax.commands.plan import Plan, plan
+from kdjax.commands.plan import plan
+from kdjax.commands.plan_lines import as_json, lines
 from kdjax.commands.planned import config_of
 from kdjax.commands.reporter import Reporter
 from kdjax.config import load_config
 from kdjax.errors import UserError
 from kdjax.models import architecture
-from kdjax.parallel import make_mesh
-from kdjax.parallel.chips import CHIPS
-from kdjax.parallel.plan import Roofline
-from kdjax.parallel.topology import Topology, count
 
 SCENES, CLIP_KD = (
     "configs/distill/scenes.py",
@@ -112,6 +107,7 @@ def one(*overrides, config=SCENES):
     [
         (one(), "v7:2x2", "the topology is 'v7:2x2'; give a chip (v4, v5e, "),
         (one(), "v5e", "the topology is 'v5e'; give a chip"),
+        (one(), "h100:0", "the topology is 'h100:0'; give a chip"),
         (one("--config.microbatch=5"), "h100:1", "microbatch 5 does not divide"),
         (one(), "h100:256", "needs 256 CPU devices in place of its GPUs"),
         (one("--config.teacher=nano-17"), "h100:1", "'nano-17' is no architecture"),
@@ -124,6 +120,18 @@ def test_what_cannot_be_planned_is_one_sentence(config, name, said):
     with pytest.raises(UserError) as told:
         plan(config, name, 1, QUIET)
     assert said in str(told.value)
+
+
+def test_of_what_does_not_fit_nothing_is_made_up():
+    """Of 2^24 pairs the images alone are 192 GiB, so nothing is compiled."""
+    found = plan(one(f"--config.batch_size={2**24}"), "h100:1", 1, QUIET)
+    assert not found.fits and found.needed > 2**24 * 64 * 64 * 3
+    assert "it does not fit; kdjax plan --fit looks for what does" in lines(found)[-1]
+    numbers = as_json(found)
+    assert numbers["memory"]["needed"] == found.needed
+    assert (
+        numbers["memory"]["temporary"] is numbers["traffic"] is numbers["run"] is None
+    )
 
 
 def test_without_the_compiler_of_tpus_the_extra_is_named(monkeypatch):
@@ -147,50 +155,3 @@ def test_the_published_recipe_has_its_steps_and_cannot_be_run_yet(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("kdjax: there is no data set 'cc3m_cc12m'")
     assert not Path(tmp_path, "run").exists()
-
-
-def test_settings_hold_less_and_less():
-    assert settings(256, 4) == [
-        Setting(0, "none"),
-        Setting(0, "dots"),
-        Setting(0, "full"),
-        Setting(128, "full"),
-        Setting(64, "full"),
-    ]
-    assert candidates("v5e:2x4") == ["v5e:1x1", "v5e:2x2", "v5e:2x4"]
-    assert candidates("h100")[-1] == "h100:256"
-
-
-def planning(tried):
-    """Return what makes plans of stated sizes: from remat full on half as large."""
-
-    def plan_of(config, name, slices, reporter):
-        tried.append(name)
-        ladder = settings(config.batch_size, count(name))
-        place = ladder.index(Setting(config.microbatch, config.remat.vision))
-        return Plan(
-            topology=Topology(name, CHIPS["h100"], "gpu", ()),
-            mesh=make_mesh(dict(config.mesh)),
-            config=config,
-            models={},
-            model_flops=0,
-            state=0,
-            needed=2.0 ** (38 if place < 2 else 37) / count(name),
-            limit=float(CHIPS["h100"].memory),
-            memory=None,
-            roofline=Roofline(CHIPS["h100"], 1.0, 1, ()),
-            seconds=0.0,
-        )
-
-    return plan_of
-
-
-def test_the_smallest_that_fits_is_found_with_few_tries(monkeypatch):
-    tried = []
-    monkeypatch.setattr(fitting, "plan", planning(tried))
-    found = fit(one("--config.batch_size=64"), "h100", QUIET)
-    # One needs 2^37 bytes at least, which is more than it has.
-    assert (found.topology.name, found.config.remat.vision) == ("h100:2", "full")
-    assert found.fits and len(tried) == 4
-    with pytest.raises(UserError, match="fits on no topology up to h100:1"):
-        fit(one("--config.batch_size=64"), "h100:1", QUIET)

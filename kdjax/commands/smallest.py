@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from ml_collections import ConfigDict
 
+from kdjax.commands.apart import apart
 from kdjax.commands.plan import Plan, plan
 from kdjax.commands.reporter import Reporter
 from kdjax.errors import UserError
@@ -58,7 +59,7 @@ def settings(batch_size: int, devices: int) -> list[Setting]:
     return ladder
 
 
-def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
+def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
     """Return the plan of the smallest topology of a chip on which a step fits.
 
     There it has the first of `settings` that fits. A topology is tried with the last of
@@ -74,15 +75,19 @@ def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         UserError: it fits on none.
     """
     too_much = 0.0
-    for candidate in candidates(name):
+    possible = [x for x in candidates(name) if _splits(config, count(x))]
+    if not possible:
+        mesh = ", ".join(f"{axis} {size}" for axis, size in config.mesh.items())
+        raise UserError(
+            f"no topology up to {name} has a mesh of {mesh} over which batch_size "
+            f"{config.batch_size} can be split: set mesh.data to -1, or another batch"
+        )
+    for candidate in possible:
         devices = count(candidate)
-        shares = devices // max(1, config.mesh.tensor)
-        if not _divides(dict(config.mesh), devices) or config.batch_size % shares:
-            continue
         if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
             continue
-        ladder = settings(config.batch_size, shares)
+        ladder = settings(config.batch_size, _shares(config, devices))
         attempt = cache(partial(_attempt, config, candidate, ladder, reporter))
         last = attempt(len(ladder) - 1)
         if last.fits:
@@ -93,6 +98,16 @@ def fit(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         f"the run fits on no topology up to {name}: take a larger chip, a smaller "
         "batch_size, or split what is held by mesh.fsdp"
     )
+
+
+def _splits(config: ConfigDict, devices: int) -> bool:
+    """Return whether so many devices have a run's mesh, and its batch their shares."""
+    divides = _divides(dict(config.mesh), devices)
+    return divides and config.batch_size % _shares(config, devices) == 0
+
+
+def _shares(config: ConfigDict, devices: int) -> int:
+    return devices // max(1, config.mesh.tensor)
 
 
 def _divides(mesh: Mapping[str, int], devices: int) -> bool:
@@ -111,7 +126,7 @@ def _attempt(
     place: int,
 ) -> Plan:
     setting = ladder[place]
-    found = plan(setting.of(config), candidate, 1, reporter)
+    found = apart(plan, setting.of(config), candidate, 1, reporter)
     needed, limit = found.needed / GIB, found.limit / GIB
     reporter.say(
         f"plan: {candidate}, {setting}: {needed:.2f} of {limit:.2f} GiB"

@@ -33,7 +33,6 @@ class Roofline:
         collectives: what devices say to each other.
         unknown_loops: of which the program does not say how often they run, so that
             they count once.
-        read: whether the program could be read; if not, its products alone are known.
     """
 
     chip: Chip
@@ -41,7 +40,6 @@ class Roofline:
     traffic: int
     collectives: tuple[Collective, ...]
     unknown_loops: int = 0
-    read: bool = True
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -70,15 +68,13 @@ def roofline(
     """Return the roofline of a step.
 
     Args:
-        text: of the compiled program, or nothing where it cannot be had.
+        text: of the compiled program.
         jaxpr: of the traced one, whose products are those of all devices together.
         mesh: that it is for.
         slices: in which slice each device of the mesh is, by its place there.
         chip: that the devices are.
     """
     flops = product_flops(jaxpr) / mesh.devices.size
-    if not text:
-        return Roofline(chip, flops, 0, (), read=False)
     module = hlo.read(text)
     return Roofline(
         chip,

@@ -1,0 +1,68 @@
+"""A function in a process of its own, and what it leaves at work ends with it."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from kdjax.errors import UserError
+
+Given = TypeVar("Given")
+
+
+def apart(function: Callable[..., Given], *given: Any) -> Given:
+    """Return what a function returns in another process, which is then killed.
+
+    Args:
+        function: of a module, so that the other process finds it.
+        *given: to the function.
+
+    Raises:
+        UserError: the function raised it, or the other process died.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        asked = (sender, folder, function, given)
+        child = spawn.Process(target=_answer, args=asked)
+        child.start()
+        sender.close()
+        try:
+            answer = receiver.recv()
+        except EOFError as error:
+            raise UserError(
+                "the process that did the work died: see what it said, and whether "
+                "this machine's memory was short"
+            ) from error
+        finally:
+            child.kill()
+            child.join()
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def _answer(
+    sender: Connection, folder: str, function: Callable[..., Any], given: tuple[Any]
+) -> None:
+    tempfile.tempdir = folder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    try:
+        answer = function(*given)
+    except UserError as error:
+        answer = error
+    sender.send(answer)
+
+
+def _end_with_parent(folder: str) -> None:
+    """End when the parent does, which removes the folder unless it was killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
