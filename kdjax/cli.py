@@ -53,7 +53,8 @@ QUIET_LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-STOPPED = "\nkdjax: stopped; the same command goes on from here"
+STOPPED = "\nkdjax: stopped"
+GOES_ON = f"{STOPPED}; the same command goes on from here"
 PLANNED = """\
 It takes a config of pretrain, distill or vqa, compiles its real step for the topology,
 and prints memory, work, what devices say to each other, and how long that takes at the
@@ -177,8 +178,9 @@ def _add_hosts(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments, overrides = parser().parse_known_args(argv)
+    stopped = GOES_ON if "workdir" in arguments else STOPPED
     try:
-        with _listening():
+        with _listening(stopped):
             _do(arguments, overrides)
         return 0
     except UserError as error:
@@ -189,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return hosts.leave(status, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
-            print(STOPPED, file=sys.stderr)
+            print(stopped, file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except Exception as error:
         if not hosts.met():
@@ -289,13 +291,13 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
+def _listening(stopped: str) -> Iterator[None]:
     """End at once when a signal asks; while training the loop's handlers are there.
 
     Python's handlers run between its own instructions, and a compiler may keep it from
     them for minutes. A thread is told at once.
     """
-    told = signal.set_wakeup_fd(_ending_thread(), warn_on_full_buffer=False)
+    told = signal.set_wakeup_fd(_ending_thread(stopped), warn_on_full_buffer=False)
     watched = (signal.SIGINT, signal.SIGTERM)
     before = {signum: signal.signal(signum, _stop) for signum in watched}
     try:
@@ -316,7 +318,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 @functools.cache
-def _ending_thread() -> int:
+def _ending_thread(stopped: str) -> int:
     """Return where a thread reads signals, and ends the process for those of `_stop`.
 
     It is for those that come when there is nothing to save.
@@ -327,7 +329,7 @@ def _ending_thread() -> int:
     def end() -> None:
         while told := os.read(reader, 1):
             if signal.getsignal(told[0]) is _stop:
-                print(STOPPED, file=sys.stderr, flush=True)
+                print(stopped, file=sys.stderr, flush=True)
                 os._exit(128 + told[0])
 
     threading.Thread(target=end, daemon=True).start()
