@@ -1,23 +1,18 @@
 """Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
-import functools
 import json
 import os
 import shlex
 import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kdjax import hosts
-from kdjax.errors import NoRoom, Passing, UserError
+from kdjax.errors import NoRoom, Transient, UserError
+from kdjax.process import listening, prepare, quiet_libraries
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -53,13 +48,14 @@ QUIET_LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-STOPPED = "\nkdjax: stopped"
+STOPPED = "kdjax: stopped"
 GOES_ON = f"{STOPPED}; the same command goes on from here"
 PLANNED = """\
 It takes a config of pretrain, distill or vqa, compiles its real step for the topology,
 and prints memory, work, what devices say to each other, and how long that takes at the
 chips' full rates. No data, weights, hub or folder is opened, and nothing is written but
-what --json names. TPUs need the extra kdjax[plan], which is their compiler.
+what --json names and, while it works, a temporary folder. TPUs need the extra
+kdjax[plan], which is their compiler.
 
 example: kdjax plan --config=configs/distill/clip_kd_vitl14_vitt16.py \\
     --topology=v5e:16x16
@@ -180,18 +176,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser().parse_known_args(argv)
     stopped = GOES_ON if "workdir" in arguments else STOPPED
     try:
-        with _listening(stopped):
+        with listening(stopped):
             _do(arguments, overrides)
         return 0
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         # What starts a run again does so unless the input is wrong, which is 2.
-        status = 1 if isinstance(error, Passing) else 2
+        status = 1 if isinstance(error, Transient) else 2
         # Where a disk is full, libraries would have more to say at a proper end.
         return hosts.leave(status, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
-            print(stopped, file=sys.stderr)
+            print(f"\n{stopped}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except Exception as error:
         if not hosts.met():
@@ -212,11 +208,11 @@ def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         print(info())
         return
-    _start()
+    quiet_libraries()
     if arguments.command == "plan":
         _plan(arguments, overrides)
         return
-    _prepare()
+    prepare()
     command, workdir, told = arguments.command, arguments.workdir, ""
     if command == "export":
         config: Any = {"checkpoint": arguments.checkpoint, "format": arguments.format}
@@ -271,10 +267,10 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from kdjax.files import make_folder, write_whole
 
     config, name = load_config(arguments.config, overrides), arguments.topology
-    if arguments.slices != 1 and (arguments.fit or simulated(name) > 1):
+    if arguments.slices != 1 and arguments.fit:
         raise UserError(
             f"--slices={arguments.slices} joins TPU slices of one shape; leave it out "
-            "with --fit, and of GPUs"
+            "with --fit"
         )
     path = epath.Path(arguments.json) if arguments.json else None
     if path is not None:
@@ -285,112 +281,12 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         found = smallest(config, name, Reporter())
     else:
         found = apart(plan, config, name, arguments.slices, Reporter())
-    if path is not None:
-        write_whole(path, f"{json.dumps(as_json(found), indent=2)}\n".encode())
     print("\n".join(lines(found)))
-
-
-@contextmanager
-def _listening(stopped: str) -> Iterator[None]:
-    """End at once when a signal asks; while training the loop's handlers are there.
-
-    Python's handlers run between its own instructions, and a compiler may keep it from
-    them for minutes. A thread is told at once.
-    """
-    told = signal.set_wakeup_fd(_ending_thread(stopped), warn_on_full_buffer=False)
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {signum: signal.signal(signum, _stop) for signum in watched}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(told)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    """Do no more, for the thread ends the process.
-
-    An exception could be raised, and lost, in the middle of any library's start.
-    """
-    time.sleep(1)
-    os._exit(128 + signum)  # where a library took the signals from the thread
-
-
-@functools.cache
-def _ending_thread(stopped: str) -> int:
-    """Return where a thread reads signals, and ends the process for those of `_stop`.
-
-    It is for those that come when there is nothing to save.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-
-    def end() -> None:
-        while told := os.read(reader, 1):
-            if signal.getsignal(told[0]) is _stop:
-                print(stopped, file=sys.stderr, flush=True)
-                os._exit(128 + told[0])
-
-    threading.Thread(target=end, daemon=True).start()
-    return writer
-
-
-def _start() -> None:
-    """Keep libraries from chatter."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import logging
-
-    # Of what goes wrong while it saves Orbax writes pages, and raises it too.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-
-def _prepare() -> None:
-    """Set up the process for whatever computes."""
-    # Threads that JAX starts have arenas of their own where there may be several.
-    keep_freed_memory()
-    _keep_compiled()
-
-
-def _keep_compiled() -> None:
-    """Let JAX keep in the user's cache folder what it compiles, unless it knows where.
-
-    What JAX was told about it, by its environment or its config, stays.
-    """
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    # A process that has compiled something before would go on without.
-    compilation_cache.reset_cache()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what XLA frees between steps on a CPU.
-
-    By default the buffers of a step go back to the system, and the next step waits for
-    fresh pages: a fifth to a third of its time. So nothing is mapped by itself, and
-    there is one arena, whose top is never cut; of others what is large is mapped.
-    """
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # of malloc.h
-    # Not every C library of Linux has it.
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(arena_max, 1)
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)
-        mallopt(top_pad, 64 << 20)
+    if path is not None:
+        try:
+            write_whole(path, f"{json.dumps(as_json(found), indent=2)}\n".encode())
+        except OSError as error:
+            raise UserError(f"--json={path} cannot be written: {error}") from error
 
 
 def run(
@@ -420,7 +316,7 @@ def run(
     """
     from kdjax.commands import COMMANDS
 
-    _prepare()
+    prepare()
     known = (*COMMANDS, "chain", "study", "export")
     if command not in known:
         raise UserError(f"{command!r} is no command; there are {', '.join(known)}")

@@ -12,7 +12,7 @@ class NoRoom(UserError):
     """There is no room on a disk; what else would be written fails as well."""
 
 
-class Passing(UserError):
+class Transient(UserError):
     """What hinders may pass: the same command may do when it is given again.
 
     The command line exits with 1, at which launchers start a run again.

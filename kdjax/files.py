@@ -105,7 +105,7 @@ def room_explained(workdir: epath.PathLike) -> Iterator[None]:
     """Say of a full disk what becomes of the run that writes there.
 
     Args:
-        workdir: of the run, of which all lies on one disk.
+        workdir: of the run; where an error names no file, it is of that disk.
 
     Raises:
         NoRoom: there was none for something of it.
@@ -113,20 +113,22 @@ def room_explained(workdir: epath.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_full(error):
+        full = _full(error)
+        if full is None:
             raise
+        file = getattr(full, "filename", None)
+        place = f"for {file}" if file else f"on the disk of the workdir {workdir}"
         raise NoRoom(
-            f"there is no room on the disk of the workdir {workdir}: make some, and "
-            "the same command goes on from what is saved"
+            f"there is no room {place}: make some, and the same command goes on from "
+            "what is saved"
         ) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that it comes from, is of a full disk."""
-    if error is None:
-        return False
-    cause = error.__cause__ or error.__context__
-    return bool(FULL.search(str(error))) or _is_full(cause)
+def _full(error: BaseException | None) -> BaseException | None:
+    """Return the error that is of a full disk, of one and those that it comes from."""
+    if error is None or FULL.search(str(error)):
+        return error
+    return _full(error.__cause__ or error.__context__)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ them, passes arrays between them and watches over them.
 """
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from typing import Any, TypeVar
 
-from kdjax.errors import Passing, UserError
+from kdjax.errors import Transient, UserError
 
 Tree = TypeVar("Tree")
 
@@ -21,9 +22,9 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
-# Seconds that one that ends waits for others to end with it, and that the first, which
+# How long one that ends waits for others to end with it, and how long the first, which
 # the others would miss, ends after them.
-COMING, SEEING = 10, 1
+BARRIER_SECONDS, GRACE_SECONDS = 10, 1
 # How errors begin of what goes between hosts: in sums, and in what the runtime asks.
 OF_SUMS = re.compile("[A-Z_]+: .*(Gloo|NCCL|(closed|reset) by peer)")
 OF_RUNTIME = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED): ")
@@ -51,7 +52,7 @@ def start(
 
     Raises:
         UserError: only some are given, or they cannot be.
-        Passing: the others do not come; they may when all are started again.
+        Transient: the others do not come; they may when all are started again.
     """
     if heartbeat_timeout_seconds < 1:
         raise UserError(
@@ -77,7 +78,7 @@ def start(
         )
     # What hinders it is of many kinds.
     except Exception as error:
-        raise Passing(
+        raise Transient(
             f"the processes of this run do not meet ({error}): start all of them at "
             "once, each with the address of the first as --coordinator_address, with "
             "--num_processes and with its own --process_id"
@@ -111,7 +112,9 @@ def _check_port(port: int) -> None:
     try:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
-        raise UserError(
+        # What holds it may be a process of a run that was killed, and end.
+        kind = Transient if error.errno == errno.EADDRINUSE else UserError
+        raise kind(
             f"coordinator_address has the port {port}, at which the first process "
             f"cannot wait for the others ({os.strerror(error.errno or 0)}): give one "
             "that is free on its host"
@@ -248,8 +251,8 @@ def _wait_to_leave() -> None:
 
     client: Any = global_state.client
     try:
-        client.wait_at_barrier("leaving", COMING * 1000)
+        client.wait_at_barrier("leaving", BARRIER_SECONDS * 1000)
     except JaxRuntimeError:  # what was wrong was wrong here alone
         return
     if global_state.process_id == 0:
-        time.sleep(SEEING)
+        time.sleep(GRACE_SECONDS)

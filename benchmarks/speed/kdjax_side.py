@@ -11,13 +11,13 @@ from flax import nnx
 
 import kdjax
 from benchmarks.speed.cases import OBJECTIVES, OPTIMIZER, Case, inputs, serve
-from kdjax.cli import keep_freed_memory
 from kdjax.commands.compute import Compute
 from kdjax.models import CLIP, CLIPConfig, Params, abstract_of, architecture, graph_of
 from kdjax.models.clip import preprocess
 from kdjax.models.flops import caption_flops, image_flops
 from kdjax.parallel import make_mesh, replicated, to_global
 from kdjax.parallel.chips import chip_of
+from kdjax.process import prepare
 from kdjax.training.flops import step_flops
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import Program, build_program
@@ -141,7 +141,7 @@ def compile_seconds(case: Case) -> float:
 def main() -> None:
     """Serve the case that the command line gives."""
     what, case = sys.argv[1], Case.from_json(sys.argv[2])
-    keep_freed_memory()  # as the command line does
+    prepare()  # as the command line does
     if what == "compile":
         print(json.dumps({"seconds": compile_seconds(case)}))
         return

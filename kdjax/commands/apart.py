@@ -6,11 +6,12 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from kdjax.errors import UserError
+from kdjax.errors import Transient, UserError
 
 Given = TypeVar("Given")
 
@@ -23,19 +24,21 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
         *given: to the function.
 
     Raises:
-        UserError: the function raised it, or the other process died.
+        UserError: the function raised it.
+        Transient: the other process died.
     """
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         asked = (sender, folder, function, given)
         child = spawn.Process(target=_answer, args=asked)
-        child.start()
+        with _deaf():
+            child.start()
         sender.close()
         try:
             answer = receiver.recv()
         except EOFError as error:
-            raise UserError(
+            raise Transient(
                 "the process that did the work died: see what it said, and whether "
                 "this machine's memory was short"
             ) from error
@@ -47,11 +50,23 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
     return answer
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that hear nothing of what asks to stop: they end with this one.
+
+    A terminal asks them too, and who then dies first removes no folder.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _answer(
     sender: Connection, folder: str, function: Callable[..., Any], given: tuple[Any]
 ) -> None:
     tempfile.tempdir = folder
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
         answer = function(*given)

@@ -31,7 +31,7 @@ SIMULATED = (
 
 
 @dataclass(frozen=True)
-class Said:
+class Exchange:
     """Collectives of one kind, together.
 
     Attributes:
@@ -53,14 +53,14 @@ class Said:
     far: int
 
 
-def together(collectives: Iterable[Collective]) -> list[Said]:
+def together(collectives: Iterable[Collective]) -> list[Exchange]:
     """Return collectives by whose they are, their kind and their axes."""
     groups: dict[tuple[str, str, str], list[Collective]] = {}
     for one in collectives:
         key = (_whose(one.scope), one.kind, " x ".join(one.over) or "one device")
         groups.setdefault(key, []).append(one)
-    said = [
-        Said(
+    found = [
+        Exchange(
             *key,
             sum(x.runs for x in some),
             sum(x.size for x in some),
@@ -69,7 +69,7 @@ def together(collectives: Iterable[Collective]) -> list[Said]:
         )
         for key, some in groups.items()
     ]
-    return sorted(said, key=lambda x: (x.whose, -x.size))
+    return sorted(found, key=lambda x: (x.whose, -x.size))
 
 
 def _whose(scope: str) -> str:
@@ -90,7 +90,7 @@ def lines(plan: Plan) -> list[str]:
         f"models      {models} parameters",
         f"batch       {config.batch_size}, {rows} on each device; "
         f"microbatch {config.microbatch}; remat {remat}",
-        f"compiled    in {plan.seconds:.0f} s",
+        f"planned     in {plan.seconds:.0f} s",
     ]
     if not plan.compiled_for_it:
         told.append(f"note        {SIMULATED}")
@@ -98,7 +98,7 @@ def lines(plan: Plan) -> list[str]:
     if plan.roofline is not None:
         told += ["", *_work(plan, plan.roofline)]
         if plan.roofline.collectives:
-            told += ["", *_said(plan.roofline)]
+            told += ["", *_exchanges(plan.roofline)]
         told += ["", *_time(plan, plan.roofline)]
     return told
 
@@ -139,7 +139,7 @@ def _model(plan: Plan) -> list[str]:
     return [_row("model", each, "TFLOP that the models need")]
 
 
-def _said(found: Roofline) -> list[str]:
+def _exchanges(found: Roofline) -> list[str]:
     head = ("between devices, MiB", "kind", "over", "runs", "whole", "sent", "far")
     rows: list[Sequence[str]] = [head]
     for x in together(found.collectives):

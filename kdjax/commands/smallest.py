@@ -1,8 +1,7 @@
 """The smallest machine that a run fits on, with as few compilations as will do."""
 
-import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -11,8 +10,10 @@ from ml_collections import ConfigDict
 from kdjax.commands.apart import apart
 from kdjax.commands.plan import Plan, plan
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.schema import check_words, command_of
 from kdjax.errors import UserError
 from kdjax.parallel.chips import CHIPS, GIB
+from kdjax.parallel.mesh import mesh_shape
 from kdjax.parallel.topology import count, names_of, parse
 
 # Rows of a device in a microbatch, below which chips are not kept busy.
@@ -72,8 +73,9 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         reporter: is told what is tried.
 
     Raises:
-        UserError: it fits on none.
+        UserError: it fits on none, or the config does not work.
     """
+    check_words(command_of(config), config)
     too_much = 0.0
     possible = [x for x in candidates(name) if _splits(config, count(x))]
     if not possible:
@@ -87,7 +89,7 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
         if too_much > devices * CHIPS[parse(candidate)[0]].memory:
             reporter.say(f"plan: {candidate} is too small, by what was tried")
             continue
-        ladder = settings(config.batch_size, _shares(config, devices))
+        ladder = settings(config.batch_size, _shares(config, devices) or devices)
         attempt = cache(partial(_attempt, config, candidate, ladder, reporter))
         last = attempt(len(ladder) - 1)
         if last.fits:
@@ -102,20 +104,17 @@ def smallest(config: ConfigDict, name: str, reporter: Reporter) -> Plan:
 
 def _splits(config: ConfigDict, devices: int) -> bool:
     """Return whether so many devices have a run's mesh, and its batch their shares."""
-    divides = _divides(dict(config.mesh), devices)
-    return divides and config.batch_size % _shares(config, devices) == 0
+    shares = _shares(config, devices)
+    return shares is not None and config.batch_size % shares == 0
 
 
-def _shares(config: ConfigDict, devices: int) -> int:
-    return devices // max(1, config.mesh.tensor)
-
-
-def _divides(mesh: Mapping[str, int], devices: int) -> bool:
-    """Return whether so many devices have a mesh of these sizes."""
-    fixed = math.prod(size for size in mesh.values() if size != -1)
-    if -1 in mesh.values():
-        return devices % fixed == 0
-    return devices == fixed
+def _shares(config: ConfigDict, devices: int) -> int | None:
+    """Return over how many of so many devices a batch is split; None if none can be."""
+    try:
+        data, fsdp, _ = mesh_shape(dict(config.mesh), devices)
+    except UserError:
+        return None
+    return data * fsdp
 
 
 def _attempt(

@@ -19,6 +19,7 @@ PROGRAM, BUFFERS = (
     "after_optimizations-buffer-assignment.txt",
 )
 FITS = "after_optimizations_after_buffer_assignment.txt"
+TRIED = "install libtpu 0.0.52 and jaxlib 0.10.2, with which plans were tried"
 LOOKS = 0.1  # seconds between looks
 
 
@@ -58,10 +59,10 @@ def optimised(lowered: Any) -> Optimised:
     if compiled.done():
         compiled.result()
     program, buffers = (_written(folder, name) for name in (PROGRAM, BUFFERS))
-    if not program or not buffers:
+    if len(program) != 1 or len(buffers) != 1:
         raise UserError(
-            "the compiler does not write down what it makes of a step; install "
-            "libtpu 0.0.52 and jaxlib 0.10.2, with which plans were tried"
+            "the compiler does not write down what it makes of a step as it was known "
+            f"to; {TRIED}"
         )
     return Optimised(program[0].read_text(), buffers[0].read_text())
 

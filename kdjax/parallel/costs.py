@@ -229,10 +229,10 @@ def _moved(line: Instruction, module: Module) -> int:
     given = [module.by_name[name] for name in line.operands]
     if line.opcode == "dynamic-update-slice":
         update = given[1].shapes[0]
-        return update.room * (_off_chip(update) + _off_chip(line.shapes[0]))
+        return update.padded_bytes * (_off_chip(update) + _off_chip(line.shapes[0]))
     if line.opcode in (*SLICES, "copy-start"):  # which names what it takes once more
         source, made = given[0].shapes[0], line.shapes[0]
-        return made.room * (_off_chip(source) + _off_chip(made))
+        return made.padded_bytes * (_off_chip(source) + _off_chip(made))
     return _held(line) + sum(map(_held, given))
 
 
@@ -242,7 +242,7 @@ def _off_chip(array: Shape) -> bool:
 
 def _held(line: Instruction) -> int:
     """Return what a value takes of memory."""
-    return sum(x.room for x in line.shapes if not x.on_chip)
+    return sum(x.padded_bytes for x in line.shapes if not x.on_chip)
 
 
 def _moved_by_fusion(line: Instruction, module: Module) -> int:
@@ -295,7 +295,7 @@ def _written(given: Instruction, module: Module) -> int:
 
 
 def _room(line: Instruction) -> int:
-    return sum(x.room for x in line.shapes)
+    return sum(x.padded_bytes for x in line.shapes)
 
 
 def product_flops(jaxpr: Any) -> int:

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read: what runs how often, and what it moves.
+"""The text of an optimised program, read: what runs how often, and what it moves.
 
 XLA's own cost analysis counts the body of a loop once. Here everything counts as often
 as it runs, so far as the text says how often that is.
@@ -29,12 +29,12 @@ class Shape:
 
     Attributes:
         bytes: of it.
-        room: bytes that it takes in memory, where tiles of it are filled up.
+        padded_bytes: bytes that it takes in memory, where tiles of it are filled up.
         on_chip: whether it is held beside the cores.
     """
 
     bytes: int
-    room: int
+    padded_bytes: int
     on_chip: bool
 
 
@@ -159,7 +159,7 @@ def called_by(instruction: Instruction) -> list[str]:
 
 
 def read(text: str) -> Module:
-    """Return a program from what `compiled.as_text()` says."""
+    """Return a program from the text that XLA has of it."""
     computations: dict[str, tuple[Instruction, ...]] = {}
     lines: list[Instruction] = []
     name = entry = ""
@@ -197,8 +197,8 @@ def _shape(kind: str, sizes: str, layout: str) -> Shape:
     shape = [int(size) for size in sizes.split(",") if size]
     bits = BITS.match(kind)
     width = int(bits[1]) if bits else 8 * (kind == "pred")
-    room = math.prod(_tiled(shape, layout)) * width // 8
-    return Shape(math.prod(shape) * width // 8, room, bool(ON_CHIP.search(layout)))
+    padded = math.prod(_tiled(shape, layout)) * width // 8
+    return Shape(math.prod(shape) * width // 8, padded, bool(ON_CHIP.search(layout)))
 
 
 def _tiled(shape: Sequence[int], layout: str) -> list[int]:

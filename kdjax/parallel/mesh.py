@@ -34,7 +34,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
             be split over the slices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = _shape(sizes, len(devices))
+    shape = mesh_shape(sizes, len(devices))
     slices = len({_slice(device) for device in devices})
     if slices > 1:
         inside, across = over_slices(shape, slices)
@@ -46,8 +46,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _shape(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
-    """Return the sizes of the axes of a mesh of so many devices."""
+def mesh_shape(sizes: Mapping[str, int], count: int) -> tuple[int, ...]:
+    """Return the sizes of the axes of a mesh of so many devices.
+
+    Raises:
+        UserError: those given do not multiply to it.
+    """
     shape = [sizes[axis] for axis in AXES]
     known = math.prod(size for size in shape if size != -1)
     if shape.count(-1) == 1 and known > 0 and count % known == 0:

@@ -1,4 +1,4 @@
-"""How long a compiled step would take on chips that are not here: a roofline.
+"""How long an optimised step would take on chips that are not here: a roofline.
 
 Four things take time and may all overlap, so the step takes as long as the longest of
 them: its matrix products at the chip's peak, its traffic with the chip's memory, what
@@ -68,7 +68,7 @@ def roofline(
     """Return the roofline of a step.
 
     Args:
-        text: of the compiled program.
+        text: of the optimised program.
         jaxpr: of the traced one, whose products are those of all devices together.
         mesh: that it is for.
         slices: in which slice each device of the mesh is, by its place there.

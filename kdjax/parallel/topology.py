@@ -111,6 +111,8 @@ def topology(name: str, slices: int = 1) -> Topology:
     chip, shape = parse(name)
     if slices < 1:
         raise UserError(f"slices is {slices}; give how many of {name} there are")
+    if chip not in SHAPES and slices > 1:
+        raise UserError(f"slices is {slices} and {name} has none: they are of TPUs")
     if chip not in SHAPES:
         devices = jax.devices("cpu")[: count(name)]
         if len(devices) < count(name):

@@ -13,7 +13,7 @@ from etils import epath
 from jax.errors import JaxRuntimeError
 
 from kdjax import hosts
-from kdjax.errors import Passing, UserError
+from kdjax.errors import Transient, UserError
 from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
@@ -129,7 +129,7 @@ class Checkpoints:
 
         Raises:
             UserError: all are damaged.
-            Passing: one cannot be read now, which is no damage.
+            Transient: one cannot be read now, which is no damage.
         """
         newest = sorted(self._manager.all_steps(), reverse=True)
         restored = self._first(newest, shapes, shardings, iterator)
@@ -145,7 +145,7 @@ class Checkpoints:
 
         Raises:
             UserError: all of their checkpoints are damaged.
-            Passing: one cannot be read now.
+            Transient: one cannot be read now.
         """
         self._manager.wait_until_finished()
         restored = self._first(steps, shapes, shardings)
@@ -230,7 +230,7 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
 
     Raises:
         UserError: all checkpoints are damaged, or of another model.
-        Passing: one cannot be read now.
+        Transient: one cannot be read now.
     """
 
     def read(folder: epath.Path) -> Any:
@@ -285,7 +285,7 @@ def _first_whole(
 
     Raises:
         UserError: all are damaged.
-        Passing: one cannot be read now.
+        Transient: one cannot be read now.
     """
     why: list[str] = []
     for folder in folders:
@@ -294,7 +294,7 @@ def _first_whole(
         all_found = hosts.each(found)
         words = words or "as another host finds it"
         if IS_HINDERED in all_found:
-            raise Passing(
+            raise Transient(
                 f"the checkpoint {folder} cannot be read, and nothing says that it is "
                 f"damaged ({words}): mend that, or remove its folder, and the same "
                 "command goes on"

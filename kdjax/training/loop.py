@@ -13,7 +13,7 @@ from etils import epath
 
 from kdjax.errors import UserError
 from kdjax.models import Params
-from kdjax.parallel import placed, to_global
+from kdjax.parallel import to_global
 from kdjax.training.checkpoints import Checkpoints, Record, Say
 from kdjax.training.choosing import Alarm, Best, Choice
 from kdjax.training.interrupt import Interrupted, stop_flag
@@ -114,7 +114,7 @@ def train(
         config: how long, and what to do between steps.
         batches: a Grain iterator; its state goes into the checkpoints.
         workdir: where metrics and checkpoints go.
-        frozen: what the task takes beside what it trains.
+        frozen: what the task takes beside what it trains, where the step wants it.
         warm_start: puts given weights into freshly initialised parameters.
         evaluate: scores a state; it does not change it.
         watch: told (step, numbers) of every step as it ends; only of a logged one there
@@ -141,7 +141,7 @@ def train(
             Trace(workdir / "profile", config.profile),
             Alarm(config.checkpoint_minutes),
             batches,
-            placed(frozen, program.mesh),
+            frozen,
             state,
             record.best,
         )
@@ -154,7 +154,7 @@ def train(
             last = Trained(run.state, run.journal.seconds, {})
             if config.best is None or run.best is None:
                 return last
-            scores = scores or evaluate(run.state)
+            scores = scores or _scores(evaluate, run.state, run.journal.clock)
             return _at_best(program, config.best, checkpoints, last, run.best, scores)
 
 

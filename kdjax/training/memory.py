@@ -13,6 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from kdjax.errors import UserError
 from kdjax.parallel import BATCH_AXES
+from kdjax.parallel.aot import TRIED
 from kdjax.parallel.chips import GIB, chip_of
 from kdjax.training.steps import Program, build_program
 
@@ -78,13 +79,21 @@ def memory_of(compiled: Any) -> Memory | None:
 
 
 def memory_written(buffers: str) -> Memory:
-    """Return what a program needs by the text in which XLA lists its allocations."""
+    """Return what a program needs by the text in which XLA lists its allocations.
+
+    Raises:
+        UserError: it lists no arguments, as where the words are others than known.
+    """
     sizes = {"arguments": 0, "temporary": 0, "outputs": 0}
     for size, what in ALLOCATION.findall(buffers):
         for part, word in WORDS:
             if word in what:
                 sizes[part] += int(size)
                 break
+    if not sizes["arguments"]:
+        raise UserError(
+            f"the compiler lists a step's buffers in words unknown; {TRIED}"
+        )
     return Memory(**sizes)
 
 

@@ -115,7 +115,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         # optax's divides every array, which XLA then writes down before the moments.
         largest = config.clip_norm
         factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
-        return optax.tree.scale(factor, updates)
+        return jax.tree.map(lambda x: (factor * x).astype(x.dtype), updates)
 
     def scale(updates: Any, _: Any) -> Any:
         factors = rate_factors(updates, config.rates, config.layer_decay)

@@ -1,13 +1,17 @@
 """Work in a process of its own."""
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from kdjax.commands.apart import apart
-from kdjax.errors import UserError
+from kdjax.errors import Transient, UserError
 from kdjax.parallel.topology import parse
 
 
@@ -23,5 +27,35 @@ def test_what_is_wrong_with_the_input_comes_back_as_it_was_said():
 
 
 def test_a_process_that_dies_is_one_sentence():
-    with pytest.raises(UserError, match="the process that did the work died"):
+    with pytest.raises(Transient, match="the process that did the work died"):
         apart(os._exit, 3)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_terminal_stops_leaves_nothing_and_says_one_line(signum, tmp_path):
+    """A terminal asks all processes that it has started."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    program = (
+        "import time; from kdjax.commands.apart import apart; "
+        "from kdjax.process import listening\n"
+        "if __name__ == '__main__':\n"
+        "    with listening('stopped'): apart(time.sleep, 60)\n"
+    )
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    with subprocess.Popen(
+        [sys.executable, str(file)],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as stopped:
+        while not list(folder.iterdir()):
+            time.sleep(0.01)
+        os.killpg(stopped.pid, signum)
+        _, said = stopped.communicate(timeout=30)
+    assert stopped.returncode == 128 + signum
+    assert said.strip() == "stopped"
+    while list(folder.iterdir()):  # the other process ends after this one
+        time.sleep(0.01)

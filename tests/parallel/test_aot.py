@@ -1,5 +1,7 @@
 """What a compiler writes down is what it makes."""
 
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -30,13 +32,20 @@ def lowered():
     return jax.jit(update, donate_argnums=0).lower(weights, x)
 
 
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """Where those lie that a compiler is left to write to."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 @pytest.fixture
 def uncached():
     """Let JAX compile what it has in its cache too."""
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield
-    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_enable_compilation_cache", before)
     compilation_cache.reset_cache()
 
 

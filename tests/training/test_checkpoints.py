@@ -16,7 +16,7 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kdjax.errors import Passing, UserError
+from kdjax.errors import Transient, UserError
 from kdjax.parallel import make_mesh
 from kdjax.training.checkpoints import Checkpoints, Record, restore_model
 from kdjax.training.choosing import Best
@@ -220,7 +220,9 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
     there = largest(folder) if what == "an array" else folder / what
     away = there.rename(tmp_path / "away")
     there.symlink_to(there.name)
-    with pytest.raises(Passing, match=r"7 cannot be read, .*mend that, or remove its"):
+    with pytest.raises(
+        Transient, match=r"7 cannot be read, .*mend that, or remove its"
+    ):
         restore(tmp_path)
     assert folders(tmp_path) == ["3", "7"]
     there.unlink()

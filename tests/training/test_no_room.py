@@ -50,7 +50,7 @@ def test_a_run_stops_on_a_full_disk_and_goes_on_from_its_last_checkpoint(
     assert_equal(fit(workdir, loop), fit(tmp_path / "whole", loop))
 
 
-def test_so_does_every_command(tmp_path):
+def test_an_export_stops_on_a_full_disk_too(tmp_path):
     given = {"checkpoint": "tests/golden/huggingface_clip/gelu_odd_sizes"}
     with pytest.raises(NoRoom, match="goes on from what is"), files_of_at_most(1000):
         kdjax.run("export", given, str(tmp_path / "export"), quiet=True)

@@ -70,6 +70,27 @@ def by_hand(params, batch):
     return (residual**2).sum(), gradients
 
 
+def test_a_step_keeps_the_dtypes_of_its_state(mesh):
+    """Whatever the parameters have, and with a gradient that is clipped."""
+
+    @dataclass(frozen=True)
+    class Half(Regression):
+        def init(self, rngs):
+            lines = Lines(rngs)
+            half = jax.tree.map(
+                lambda x: x.astype(jnp.bfloat16), nnx.state(lines.vision)
+            )
+            nnx.update(lines.vision, half)
+            return lines
+
+    program = build_program(Half(), CONFIG, mesh)
+    batch = {"x": jnp.ones((BATCH, 3)), "y": jnp.ones((BATCH, 2))}
+    after, _ = jax.eval_shape(program.step, program.shapes, FROZEN, batch)
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
+        lambda x: x.dtype, program.shapes
+    )
+
+
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
