@@ -25,6 +25,8 @@ WATCHING = (
     "log_every", "wandb", "profile", "every_steps", "every_minutes", "keep",
     "max_nonfinite",
 )  # fmt: skip
+# And those that say where and in what order it is computed, which changes roundings.
+PLACING = ("mesh", "microbatch", "remat", "teacher_sharding")
 NO_FUNCTION = "it has no function get_config()"
 
 
@@ -207,10 +209,10 @@ def config_hash(command: str, config: ConfigDict) -> str:
 
 
 def _computed(plain: Any) -> Any:
-    """Return a plain config without what says how it is watched, at any depth."""
+    """Return a plain config of what is computed, not how it is watched and placed."""
     if not isinstance(plain, dict):
         return plain
-    kept = {k: _computed(v) for k, v in plain.items() if k not in WATCHING}
+    kept = {k: _computed(v) for k, v in plain.items() if k not in (*WATCHING, *PLACING)}
     checkpoint = plain.get("checkpoint")
     if isinstance(checkpoint, dict) and checkpoint.get("best"):
         kept["eval"] = plain["eval"]  # which steps are scored decides which is the best
@@ -220,7 +222,7 @@ def _computed(plain: Any) -> Any:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what keeps a run from going on: keys whose values differ.
 
-    How a run is watched may differ, and `steps` may grow.
+    How a run is watched and placed may differ, and `steps` may grow.
     """
 
     def walk(a: Any, b: Any, path: str) -> list[str]:

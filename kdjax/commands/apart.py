@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -56,6 +57,7 @@ def _deaf() -> Iterator[None]:
 
     A terminal asks them too, and who then dies first removes no folder.
     """
+    resource_tracker.ensure_running()  # which would hear again what is not heard
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -90,27 +90,28 @@ class Journal:
         self._ahead.append(replace(step, batch=records))
         self._tell(AHEAD)
 
+    def catch_up(self) -> None:
+        """Wait for all steps that were begun, and tell of them."""
+        self._tell(0)
+
     def settle(self) -> None:
         """Wait for all steps, and put on disk what is known of them."""
-        self._tell(0)
+        self.catch_up()
         self._metrics.flush()
         self._nonfinite.flush()
 
     def close(self) -> None:
         """End the files."""
-        self._nonfinite.flush()
+        self._nonfinite.close()
         self._metrics.close()
 
     def _tell(self, ahead: int) -> None:
         """Tell of the oldest steps, when they are over, until so many are left."""
-        if not self._ahead:
-            return
-        last = self._ahead[-1].number
-        over = [self._ahead.popleft() for _ in range(len(self._ahead) - ahead)]
-        with self.clock.measure("step"):
-            found = jax.device_get([dict(step.values) for step in over])
-        self.clock.split(last)
-        for step, values in zip(over, found, strict=True):
+        while len(self._ahead) > ahead:
+            step = self._ahead.popleft()
+            with self.clock.measure("step"):
+                values = jax.device_get(dict(step.values))
+            self.clock.split(step.number)
             self._tell_one(step, {name: float(x) for name, x in values.items()})
 
     def _tell_one(self, step: Step, values: Mapping[str, float]) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
@@ -29,7 +31,8 @@ class Lines:
 
     Lines later than the step that is resumed from are dropped, and what was written is
     on disk after `flush`, which is called before a checkpoint is committed. In a local
-    folder every line is written as it comes; object stores cannot append, so there
+    folder a thread writes every line as it comes, and what it fails of is raised by a
+    later call; object stores cannot append, so there
     `flush` writes the file anew. Without a line there is no file.
     """
 
@@ -38,6 +41,9 @@ class Lines:
         self._appends = "://" not in str(path)
         kept = [row for row in read_lines(path) if row["step"] <= resumed_step]
         self._lines = [json.dumps(row) for row in kept]
+        # A file system may be slow, and steps do not wait for it.
+        self._writer = ThreadPoolExecutor(1)
+        self._begun: deque[Future[None]] = deque()
         if path.exists():
             self._rewrite()
 
@@ -46,14 +52,25 @@ class Lines:
         line = json.dumps({"step": step, **{k: _plain(x) for k, x in values.items()}})
         self._lines.append(line)
         if self._appends:
-            append_line(self._path, line)
+            self._begun.append(self._writer.submit(append_line, self._path, line))
+        while self._begun and self._begun[0].done():
+            self._begun.popleft().result()
 
     def flush(self) -> None:
         """Put what was written on disk."""
+        while self._begun:
+            self._begun.popleft().result()
         if self._lines and self._appends:
             sync(self._path)
         elif self._lines:
             self._rewrite()
+
+    def close(self) -> None:
+        """Put what was written on disk, and write no more."""
+        try:
+            self.flush()
+        finally:
+            self._writer.shutdown()
 
     def _rewrite(self) -> None:
         text = "".join(line + "\n" for line in self._lines)

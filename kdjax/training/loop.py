@@ -205,6 +205,7 @@ class _Run:
         """Return what evaluators say after a step, and remember the best one."""
         if not self.config.evaluated(step):
             return {}
+        self.journal.catch_up()  # so that its time is of this step
         scores = _scores(evaluate, self.state, self.journal.clock)
         if self.config.best:
             self.best = self.config.best.after(step, scores, self.best)

@@ -58,8 +58,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush and end the event file."""
-        self.flush()
-        self._events.close()
+        try:
+            self._lines.close()
+        finally:
+            self._events.close()
 
 
 @contextmanager
@@ -98,5 +100,10 @@ def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Wat
         if metrics:
             there.log(dict(metrics), step=step)
 
-    with there:
+    # Its own way to end with an error prints a traceback.
+    try:
         yield tell
+    except BaseException:
+        there.finish(exit_code=1)
+        raise
+    there.finish()

@@ -53,6 +53,7 @@ def test_what_a_terminal_stops_leaves_nothing_and_says_one_line(signum, tmp_path
     ) as stopped:
         while not list(folder.iterdir()):
             time.sleep(0.01)
+        time.sleep(0.5)
         os.killpg(stopped.pid, signum)
         _, said = stopped.communicate(timeout=30)
     assert stopped.returncode == 128 + signum
