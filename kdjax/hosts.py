@@ -202,9 +202,33 @@ def whole(tree: Tree) -> Tree:
     def gather(x: object) -> object:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
+        if x.is_fully_replicated:
+            return x.addressable_data(0)
         return jnp.asarray(process_allgather(x, tiled=True))
 
     return jax.tree.map(gather, tree)
+
+
+def beside(tree: Any, rows: Tree) -> Tree:
+    """Return arrays that each host has so that a function takes them with a tree.
+
+    Where the tree is spread over hosts they are whole on all of its devices.
+
+    Args:
+        tree: of arrays, such as parameters.
+        rows: the same on every host.
+    """
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    spread = next((x for x in arrays if not x.is_fully_addressable), None)
+    if spread is None or not isinstance(spread.sharding, NamedSharding):
+        return rows
+    everywhere = NamedSharding(spread.sharding.mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(everywhere, x), rows
+    )
 
 
 def met() -> bool:

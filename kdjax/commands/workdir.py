@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -108,9 +109,15 @@ class Workdir:
         Of several hosts the first does so, when all have looked at what was there.
 
         Raises:
-            UserError: it cannot be written, or not all hosts see it.
+            UserError: it cannot be written, or not all hosts see it, or they are not
+                asked for the same.
         """
-        hosts.wait("before a run begins")
+        asked = zlib.crc32(json.dumps(self._config, sort_keys=True).encode())
+        if len(set(hosts.each(asked % 2**31))) > 1:
+            raise UserError(
+                "the hosts are asked for different things: give all of them the same "
+                "command, config and files"
+            )
         try:
             make_folder(self.path)
             self.write_json(CONFIG, self._config)

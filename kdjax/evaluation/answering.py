@@ -14,7 +14,7 @@ from kdjax.data.loader import vqa_evaluation_batches
 from kdjax.evaluation.embedding import BATCH, in_batches
 from kdjax.evaluation.subject import Scores, Subject
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
-from kdjax.hosts import whole
+from kdjax.hosts import beside, whole
 from kdjax.models import Params, VQAConfig, VQAModel, graph_of
 from kdjax.models.clip import preprocess
 
@@ -72,17 +72,10 @@ def answer_questions(
     answers: Sequence[str],
 ) -> dict[int, str]:
     """Return the answer to every question, by question id."""
-    params = whole(params)
     said: dict[int, str] = {}
     for batch in batches:
-        best = np.asarray(
-            best_answers(
-                params,
-                jnp.asarray(batch["image"]),
-                jnp.asarray(batch["question"]),
-                config=config,
-            )
-        )
+        asked = beside(params, (batch["image"], batch["question"]))
+        best = np.asarray(whole(best_answers(params, *asked, config=config)))
         kept = batch["mask"]
         for question_id, index in zip(
             batch["question_id"][kept], best[kept], strict=True

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from kdjax.embeddings import Wanted
-from kdjax.hosts import whole
+from kdjax.hosts import beside, whole
 from kdjax.models import CLIP, CLIPConfig, Params, graph_of
 from kdjax.models.clip import preprocess
 
@@ -104,7 +104,6 @@ def embed_texts(
 
 def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> Any:
     """Apply a jitted function in batches of one size, so that it compiles once."""
-    params = whole(params)
     batch = jax.ShapeDtypeStruct((BATCH, *rows.shape[1:]), rows.dtype)
     results = jax.tree.map(
         lambda x: np.empty((len(rows), *x.shape[1:]), x.dtype),
@@ -115,7 +114,7 @@ def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> A
         count = len(part)
         if count < BATCH:
             part = np.concatenate([part, np.repeat(part[:1], BATCH - count, axis=0)])
-        found = jax.device_get(embed(params, part))
+        found = jax.device_get(whole(embed(params, beside(params, part))))
         for all_rows, some in zip(*map(jax.tree.leaves, (results, found)), strict=True):
             all_rows[start : start + count] = some[:count]
     return results

@@ -9,7 +9,6 @@ from jaxtyping import Int
 from kdjax.data.loader import contrastive_evaluation_batches
 from kdjax.evaluation.embedding import BATCH, embed_images, embed_texts
 from kdjax.evaluation.subject import Scores, Subject
-from kdjax.hosts import whole
 from kdjax.models import CLIPConfig, Params
 
 
@@ -31,7 +30,6 @@ def zero_shot_accuracy(
     """
     if not len(prompts):
         return None
-    params = whole(params)  # once for all batches
     classes = embed_texts(params, prompts, config=config)
     classes = classes / np.linalg.norm(classes, axis=1, keepdims=True)
     right = known = 0
