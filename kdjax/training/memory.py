@@ -3,12 +3,14 @@
 import math
 import os
 import re
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from etils import epath
 from jax.errors import JaxRuntimeError
 
 from kdjax.errors import UserError
@@ -129,8 +131,19 @@ def device_limit(device: jax.Device) -> int:
         return stats["bytes_limit"]
     if chip := chip_of(device.device_kind):
         return chip.memory
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return machine // len(jax.local_devices())
+    return _machine_limit() // len(jax.local_devices())
+
+
+def _machine_limit() -> int:
+    """Return the bytes that this process may have of its machine, or of a container."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        limits.append(most)
+    container = epath.Path("/sys/fs/cgroup/memory.max")
+    if container.exists() and (text := container.read_text().strip()) != "max":
+        limits.append(int(text))
+    return min(limits)
 
 
 @contextmanager
@@ -180,7 +193,10 @@ def about_step(
     if needed is None:  # the compiler itself gave up, and said why
         start = f"the step does not fit into memory ({said})"
     else:
-        start = f"the step needs {needed}, and a device has {limit / GIB:.1f} GiB"
+        start = (
+            f"the step needs {needed}, and a device has {limit / GIB:.1f} GiB for this "
+            "and all else"
+        )
     return f"{start}: {advice(program, given, needed, limit)}"
 
 

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
+from kdjax import hosts
+
 
 class Trace:
-    """Writes a trace of the steps from the first to the last, both included.
+    """Writes a trace of the first host's steps from the first to the last, both included.
 
     A run that is resumed between them traces the rest.
     """
@@ -15,7 +17,8 @@ class Trace:
     def __init__(self, folder: epath.Path, steps: Sequence[int]) -> None:
         """Trace into `folder`, a local one; no `steps` for no trace."""
         self._folder = folder
-        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
+        traced = steps and hosts.is_first()
+        self._steps = range(steps[0], steps[1] + 1) if traced else range(0)
         self._running = False
 
     def before(self, step: int) -> None:

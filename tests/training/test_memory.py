@@ -60,8 +60,8 @@ def test_what_would_fit_is_named_when_memory_is_short(tmp_path, monkeypatch):
         train(program, LOOP, batches=batches(), workdir=epath.Path(tmp_path))
     said = re.fullmatch(
         r"the step needs ([\d.]+) GiB on each device \(0.0 of arguments, ([\d.]+) "
-        r"temporary, 0.0 of outputs\), and a device has 102400.0 GiB: set microbatch "
-        r"to (\d+), with which it needs ([\d.]+) GiB",
+        r"temporary, 0.0 of outputs\), and a device has 102400.0 GiB for this and all "
+        r"else: set microbatch to (\d+), with which it needs ([\d.]+) GiB",
         str(told.value),
     )
     needed, temporary, microbatch, left = map(float, said.groups())
