@@ -9,7 +9,7 @@ from kdjax import hosts
 
 
 class Trace:
-    """Writes a trace of the first host's steps from the first to the last, both included.
+    """Writes a trace of the first host's steps from one to another, both included.
 
     A run that is resumed between them traces the rest.
     """
