@@ -44,7 +44,7 @@ parse() {
     key=${1#--} key=${key%%=*}
     case $1 in
       --help) usage && exit ;;
-      --) command=("${@:2}") && return ;;
+      --) command=("${@:2}") && need_program "${2-}" && return ;;
       --?*) ;;
       *) refuse "'$1' is no option, and the command comes after --" ;;
     esac
@@ -70,13 +70,15 @@ need() {
   done
 }
 
-# need_number NAME...: these options are whole numbers.
+# need_number LEAST NAME...: these options are whole numbers, as bash reads them too: 010 is
+# eight to it, and 08 an error.
 need_number() {
   local key variable
-  for key in "$@"; do
+  for key in "${@:2}"; do
     variable=${key//-/_}
-    [[ ${!variable} =~ ^[0-9]+$ ]] ||
-      refuse "--$key=${!variable} is not a whole number"
+    [[ ${!variable} =~ ^(0|[1-9][0-9]{0,8})$ && ${!variable} -ge $1 ]] ||
+      refuse "--$key=${!variable} is not a whole number from $1 to 999999999 without \
+leading zeros"
   done
 }
 
@@ -85,8 +87,22 @@ need_command() {
     refuse "what to run is missing: -- kdjax distill --config=FILE --workdir=DIR"
 }
 
+# need_program LINE [NAME]: a line begins with what is run, not with a setting as in a shell.
+need_program() {
+  [[ ! $1 =~ ^[[:space:]]*([A-Za-z_][A-Za-z0-9_]*=) ]] ||
+    refuse "${2:-the command} begins with ${BASH_REMATCH[1]}, which is no program: put env \
+before it"
+}
+
 # Machines that can be taken away take their disks along.
 need_bucket() {
-  [[ " ${command[*]} " == *' --workdir'[=\ ]gs://* ]] ||
+  local index workdir=''
+  for index in "${!command[@]}"; do
+    case ${command[index]} in
+      --workdir) workdir=${command[index + 1]-} ;;
+      --workdir=*) workdir=${command[index]#*=} ;;
+    esac
+  done
+  [[ $workdir == gs://?* ]] ||
     refuse "the command needs a --workdir=gs://BUCKET/RUN, which outlives the machines"
 }

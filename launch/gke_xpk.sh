@@ -28,7 +28,8 @@ source "$(dirname "$0")/common.sh"
 name='' cluster='' type='' image='' slices=1 restarts=20 grace=120
 parse 'name cluster type image slices restarts grace' '' "$@"
 need name cluster type image
-need_number slices restarts grace
+need_number 1 slices
+need_number 0 restarts grace
 need_command
 need_bucket
 

@@ -22,7 +22,8 @@ parse 'venv python extra extras' '' "$@"
 ((${#others[@]} == 0)) || refuse "${others[0]} is no option"
 
 if [[ ! $extra ]]; then
-  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader) ||
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) &&
+    [[ $driver =~ ^[0-9]+\. ]] ||
     refuse "nvidia-smi finds no driver here; --extra=cuda13 installs without it"
   case ${driver%%.*} in # docs.jax.dev/en/latest/installation.html
     5[89]? | [6-9]??) extra=cuda13 ;;
@@ -30,6 +31,7 @@ if [[ ! $extra ]]; then
     *) refuse "driver ${driver%%$'\n'*} is too old for JAX, which needs 525 or newer" ;;
   esac
 fi
+[[ $extra == cuda1[23] ]] || refuse "--extra=$extra is neither cuda13 nor cuda12"
 
 run "$python" -m venv "$venv"
 run "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \

@@ -13,7 +13,7 @@
 #   --gpus-per-node=N      none by default
 #   --task=gpu|node        one process for each GPU (the default) or for each node
 #   --commands=FILE        instead of one command a file with one on each line: an array of
-#                          jobs. Empty lines and lines from # do not count.
+#                          jobs. Empty lines, and what a # begins, do not count.
 #   --dry-run              print every command, and run none
 #
 # Any other option goes to sbatch, such as --cpus-per-task=12, --account=ACCOUNT,
@@ -26,7 +26,8 @@ source "$here/common.sh"
 
 nodes=1 gpus_per_node=0 task=gpu commands=''
 parse 'nodes gpus-per-node task commands' '' "$@"
-need_number nodes gpus-per-node
+need_number 1 nodes
+need_number 0 gpus-per-node
 case $task in
   gpu) tasks=$((gpus_per_node > 0 ? gpus_per_node : 1)) ;;
   node) tasks=1 ;;
@@ -35,8 +36,21 @@ esac
 
 if [[ $commands ]]; then
   ((${#command[@]} == 0)) || refuse "give --commands=FILE or a command after --, not both"
-  [[ -r $commands ]] || refuse "--commands=$commands cannot be read"
-  mapfile -t lines < <(sed '/^[[:space:]]*\(#\|$\)/d' "$commands")
+  [[ -r $commands && ! -d $commands ]] || refuse "--commands=$commands cannot be read"
+  mapfile -t lines <"$commands"
+  for index in "${!lines[@]}"; do
+    line=${lines[index]%$'\r'}
+    lines[index]=$line
+    if [[ $line =~ ^[[:space:]]*(#|$) ]]; then
+      unset "lines[index]"
+      continue
+    fi
+    name="line $((index + 1)) of $commands"
+    need_program "$line" "$name"
+    if [[ $line == *\\ ]] || ! bash -n <<<"words=($line"$'\n)' 2>/dev/null; then
+      refuse "$name cannot be read as the words of a command"
+    fi
+  done
   ((${#lines[@]})) || refuse "--commands=$commands has no command"
   array=(--array="0-$((${#lines[@]} - 1))")
 else

@@ -11,8 +11,13 @@ set -euo pipefail
 # A SIGTERM is for the tasks, which save; this shell waits for them.
 trap : TERM
 
-lines=("$@") command=()
-eval "command=(${lines[${SLURM_ARRAY_TASK_ID:-0}]})"
+lines=("$@") command=() index=${SLURM_ARRAY_TASK_ID:-0}
+if ((index >= $#)); then
+  echo "slurm_job.sh: there is no command of index $index: counted from 0, $# are given" >&2
+  exit 2
+fi
+# Its end may be a comment.
+eval "command=(${lines[index]}"$'\n)'
 
 # JAX gives a task of Slurm one GPU, unless it is told of others.
 gpus=${SLURM_GPUS_PER_NODE:-0}

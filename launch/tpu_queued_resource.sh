@@ -35,7 +35,7 @@ name='' zone='' type='' project='' runtime_version='' spot='' restarts=0 install
 delete=''
 parse 'name zone type project runtime-version restarts install poll' 'spot delete' "$@"
 need name zone type
-need_number restarts poll
+need_number 0 restarts poll
 [[ $name =~ ^[a-z][-a-z0-9]*$ ]] ||
   refuse "--name=$name may have small letters, digits and hyphens, a letter first"
 need_command
@@ -61,10 +61,17 @@ state() {
   queued_resources list --filter="name~/$name\$" --format='value(state.state)'
 }
 
-# Get the slice: ask for it if need be, and wait until it is active.
+delete_slice() {
+  queued_resources delete "$name" --force --quiet ||
+    echo "${0##*/}: $name is not deleted, and costs" >&2
+}
+
+# Get the slice: ask for it if need be, and wait until it is active. From here on there is
+# one to delete.
 acquire() {
   local now asked=''
   while now=$(state); do
+    [[ ! $delete ]] || trap delete_slice EXIT
     case $now in
       ACTIVE) return ;;
       '')
@@ -117,10 +124,6 @@ train() {
  && exec $(quoted "${command[@]}")"
 }
 
-if [[ $delete ]]; then
-  trap 'queued_resources delete "$name" --force --quiet ||
-    echo "${0##*/}: $name is not deleted, and costs" >&2' EXIT
-fi
 for ((left = restarts; ; left--)); do
   status=0
   { acquire && install && train; } || status=$?

@@ -1,7 +1,12 @@
 """A GPU host gets what its driver can run, and then runs the command."""
 
+import shutil
+import tomllib
+from pathlib import Path
+
 import pytest
 
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 TRAIN = ["kdjax", "distill", "--config=my configs/a.py:x", "--config.mesh=[4, -1, 1]"]
 DRIVER = "--query-gpu=driver_version"
 
@@ -52,12 +57,30 @@ def test_the_driver_decides_on_cuda(launch, driver, extra):
 
 
 @pytest.mark.parametrize(
-    ("driver", "complaint"), [("470.57", "470.57 is too old"), ("", "too old")]
+    ("driver", "complaint"),
+    [("470.57", "470.57 is too old"), ("", "finds no driver"), ("[N/A]", "no driver")],
 )
 def test_an_old_driver_is_refused(launch, driver, complaint):
     done, calls = launch(driver, "--", *TRAIN)
     assert (done.returncode, calls) == (2, [])
     assert complaint in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_host_without_the_tool_of_drivers_is_refused(stubs, script):
+    for name in ("bash", "dirname"):
+        (stubs.folder / name).symlink_to(shutil.which(name))
+    done = stubs.run(script("gpu.sh"), "--", *TRAIN, PATH=str(stubs.folder))
+    assert done.returncode == 2
+    assert "nvidia-smi finds no driver" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_extras_for_gpus_are_those_of_the_package(stubs, script):
+    extras = [x for x in PROJECT["project"]["optional-dependencies"] if "cuda" in x]
+    assert len(extras) == 2
+    for extra in extras:
+        _, install = stubs.dry_run(script("gpu.sh"), f"--extra={extra}")
+        assert install[-1].endswith(f"[{extra},data,gcs]")
 
 
 def test_a_step_that_fails_is_the_last(launch, stubs):

@@ -43,6 +43,15 @@ def test_each_machine_runs_the_command_as_it_was_typed(stubs, nodes, ips):
     assert stubs.calls() == [[*WORDS, *(several if nodes == "2" else [])]]
 
 
+@pytest.mark.parametrize("command", ["kdjax 'unclosed", "kdjax distill; true", " "])
+def test_a_command_that_cannot_be_read_is_refused(stubs, command):
+    variables = {"COMMAND": command, "SKYPILOT_NUM_NODES": "1"}
+    done = stubs.run("bash", "-c", TASK["run"], **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be read as the words of a command" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_set_up_ends_where_a_step_fails(stubs):
     stubs.add("python3", ("pip", 1))
     done = stubs.run("bash", "-c", TASK["setup"])

@@ -20,9 +20,14 @@ COMMANDS = f"""\
 kdjax distill --config=a.py --config.seed=0 --workdir=runs/0
   # the second
 {shlex.join(TRAIN)}
-kdjax vqa --config='b c.py' --workdir="runs/2"
+kdjax vqa --config='b c.py' --workdir="runs/2"  # not the last (yet
+env SEED=3 kdjax vqa --config=b.py --workdir=runs/3#a
 """
-LINES = [shlex.split(line) for line in COMMANDS.splitlines() if "kdjax" in line]
+LINES = [
+    shlex.split(line.split("  #")[0])
+    for line in COMMANDS.splitlines()
+    if "kdjax" in line
+]
 
 
 @pytest.fixture
@@ -72,13 +77,15 @@ def test_a_failure_of_sbatch_is_ours(stubs, script):
     assert stubs.run(script("slurm.sh"), "--nodes=3", "--", *TRAIN).returncode == 7
 
 
-def test_an_array_has_a_job_for_each_command(stubs, script, job, tmp_path):
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_array_has_a_job_for_each_command(stubs, script, job, tmp_path, end):
     file = tmp_path / "commands.txt"
-    file.write_text(COMMANDS)
-    options = [f"--commands={file}", "--array=0-2%1", "--gpus-per-node=1"]
+    file.write_bytes(COMMANDS.removesuffix("\n").replace("\n", end).encode())
+    options = [f"--commands={file}", "--array=0-3%1", "--gpus-per-node=1"]
     (call,) = stubs.dry_run(script("slurm.sh"), *options)
     given, lines = submitted(call)
-    assert given[-2:] == ["--array=0-2", "--array=0-2%1"]  # sbatch takes the last
+    assert given[-2:] == ["--array=0-3", "--array=0-3%1"]  # sbatch takes the last
+    assert len(lines) == len(LINES)
     for index, words in enumerate(LINES):
         variables = {"SLURM_ARRAY_JOB_ID": "69", "SLURM_ARRAY_TASK_ID": str(index)}
         status, calls = job(*lines, **variables)
@@ -86,6 +93,38 @@ def test_an_array_has_a_job_for_each_command(stubs, script, job, tmp_path):
         status, calls = job(*lines, srun=143, **variables)
         assert status == 143
         assert calls[1:] == [["scontrol", "requeue", "incomplete", f"69_{index}"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("kdjax distill 'unclosed", "cannot be read as the words of a command"),
+        ("kdjax distill >log.txt", "cannot be read"),
+        ("kdjax distill && kdjax vqa", "cannot be read"),
+        ("kdjax distill \\", "cannot be read"),
+        ("  X=1 kdjax distill", "begins with X=, which is no program: put env before"),
+    ],
+)
+def test_a_line_that_is_no_command_is_refused(stubs, script, tmp_path, line, complaint):
+    stubs.add("sbatch")
+    file = tmp_path / "commands.txt"
+    file.write_text(f"# one\n\nkdjax info\n{line}\nkdjax info\n")
+    done = stubs.run(script("slurm.sh"), f"--commands={file}")
+    assert (done.returncode, done.stdout, stubs.calls()) == (2, "", [])
+    assert f"line 4 of {file} {complaint}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("lines", "index"), [([], "0"), (["kdjax info"], "1")])
+def test_a_job_without_a_command_says_so(stubs, script, lines, index):
+    stubs.add("srun")
+    words = [script("slurm_job.sh"), *lines]
+    done = stubs.run(*words, SLURM_JOB_ID="70", SLURM_ARRAY_TASK_ID=index)
+    assert (done.returncode, stubs.calls()) == (2, [])
+    assert done.stderr == (
+        f"slurm_job.sh: there is no command of index {index}: counted from 0, "
+        f"{len(lines)} are given\n"
+    )
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 137, 143])

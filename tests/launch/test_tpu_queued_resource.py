@@ -105,7 +105,6 @@ def test_restarts_are_for_failures_that_may_pass(launch, status, options, runs):
 @pytest.mark.parametrize(
     ("answers", "asked", "status"),
     [
-        ([("list", 1)], ["list"], 1),
         ([ABSENT, ("create", 3)], ["list", "create"], 3),
         ([ABSENT, ("list", 0, "FAILED")], ["list", "create", "list"], 1),
         ([ACTIVE, ("scp", 4)], ["list", "scp"], 4),
@@ -118,3 +117,8 @@ def test_a_step_that_fails_is_the_last_but_for_the_deletion(
     done, calls = launch("--delete", gcloud=answers)
     assert done.returncode == status
     assert verbs(calls) == [*asked, "delete"]
+
+
+def test_what_is_not_known_to_be_there_is_not_deleted(launch):
+    done, calls = launch("--delete", gcloud=[("list", 1)])
+    assert (done.returncode, verbs(calls)) == (1, ["list"])
