@@ -7,11 +7,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 # With any of these JAX may find more than a CPU.
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
@@ -76,6 +80,28 @@ def quiet_libraries() -> None:
 
     # Of what goes wrong while it saves Orbax writes pages, and raises it too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Of many arrays it raises the first error, and asyncio tells of all others too.
+    logging.getLogger("asyncio").addFilter(_not_of_orbax)
+    sys.unraisablehook = functools.partial(_but_late_ends, sys.unraisablehook)
+
+
+def _not_of_orbax(record: "logging.LogRecord") -> bool:
+    """Return whether this is of anything but the error of a task of Orbax."""
+    words = record.getMessage()
+    return not (words.startswith("Task exception was never") and "/orbax/" in words)
+
+
+def _but_late_ends(
+    say: Callable[["sys.UnraisableHookArgs"], object], found: "sys.UnraisableHookArgs"
+) -> None:
+    """Say what no caller can be told, but of an end for which nobody waits any more.
+
+    Where one array cannot be read or written, Orbax gives up, and TensorStore's threads
+    tell a closed event loop of each of the others.
+    """
+    words = str(found.exc_value)
+    if not (found.exc_type is RuntimeError and words == "Event loop is closed"):
+        say(found)
 
 
 def prepare() -> None:
