@@ -24,6 +24,7 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged-"
 # What a host finds of a checkpoint, where it is not the number of its step.
 IS_DAMAGED, IS_HINDERED = -1, -2
+ELSEWHERE = "as another host finds it"
 # Of what cannot be read now and may be whole: in TensorStore's words, and by type.
 HINDERED = re.compile(
     "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
@@ -330,17 +331,16 @@ def _first_whole(
         content, found, words = _look(folder, read)
         # Of a run that goes on, hosts may not have found the same.
         all_found = hosts.each(found)
-        words = words or "as another host finds it"
         if IS_HINDERED in all_found:
             raise Transient(
                 f"the checkpoint {folder} cannot be read, and nothing says that it is "
-                f"damaged ({words}): mend that, or remove its folder, and the same "
-                "command goes on"
+                f"damaged ({words or ELSEWHERE}): mend that, or remove its folder, and "
+                "the same command goes on"
             )
         if set(all_found) == {int(folder.name)}:
             assert content is not None
             words = _changed(content)
-            if not words:
+            if not any(hosts.each(len(words))):
                 for other, cause in zip(damaged, why, strict=True):
                     say(
                         f"the checkpoint {other} is damaged ({cause}) and not used: "
@@ -348,7 +348,7 @@ def _first_whole(
                     )
                 return content
         damaged.append(folder)
-        why.append(words)
+        why.append(words or ELSEWHERE)
     if not folders:
         return None
     raise UserError(
