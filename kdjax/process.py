@@ -3,18 +3,29 @@
 import ctypes
 import functools
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 # With any of these JAX may find more than a CPU.
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+# What is said of arrays that Orbax does not read or write when one has failed.
+CLOSED_LOOP = "Event loop is closed"
+LEFT_ALONE = "coroutine '.*' was never awaited"  # nobody else here has any
+LEFT_TASK = re.compile(
+    r"(Task|Future) exception was never retrieved\b.*(/orbax/|tensorstore_spec)", re.S
+)
 
 
 @contextmanager
@@ -73,9 +84,32 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import logging
+    import warnings
 
     # Of what goes wrong while it saves Orbax writes pages, and raises it too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Of many arrays it raises the first error, and Python finds all that it leaves.
+    logging.getLogger("asyncio").addFilter(_not_left)
+    warnings.filterwarnings("ignore", LEFT_ALONE, RuntimeWarning)
+    sys.unraisablehook = functools.partial(_but_what_is_left, sys.unraisablehook)
+
+
+def _not_left(record: "logging.LogRecord") -> bool:
+    """Return whether this is of anything but an array that Orbax has given up."""
+    return not LEFT_TASK.match(record.getMessage())
+
+
+def _but_what_is_left(
+    say: Callable[["sys.UnraisableHookArgs"], object], found: "sys.UnraisableHookArgs"
+) -> None:
+    """Say what no caller can be told, but of arrays that Orbax has given up.
+
+    TensorStore's threads tell a closed event loop of their end, or nobody awaits it.
+    """
+    late = found.exc_type is RuntimeError and str(found.exc_value) == CLOSED_LOOP
+    code = getattr(found.object, "cr_code", None)
+    if not (late or (code and "/orbax/" in code.co_filename)):
+        say(found)
 
 
 def prepare() -> None:

@@ -1,10 +1,12 @@
 """Checkpoints of the state, the data iterator and what a run knows, by Orbax."""
 
+import hashlib
 import itertools
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged-"
 # What a host finds of a checkpoint, where it is not the number of its step.
 IS_DAMAGED, IS_HINDERED = -1, -2
+ELSEWHERE = "as another host finds it"
 # Of what cannot be read now and may be whole: in TensorStore's words, and by type.
 HINDERED = re.compile(
     "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
@@ -35,7 +38,6 @@ NAME_ANOTHER = "name another model, or let that run save another checkpoint"
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 Say = Callable[[str], None]
-Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ class Restored(NamedTuple):
 
     state: TrainState
     record: Record
+
+
+class _Content(NamedTuple):
+    """What is read of a checkpoint.
+
+    Attributes:
+        state: the arrays that are asked for.
+        data: the iterator's state.
+        bits: the sum of the bits of each array that was saved, by its path.
+        record: the fields of a `Record`, as JSON has them.
+    """
+
+    state: Any
+    data: Any
+    bits: Mapping[str, int]
+    record: Mapping[str, Any]
 
 
 @dataclass
@@ -91,10 +109,18 @@ class Checkpoints:
             workdir: of the run.
             keep: newest checkpoints that stay, beside the best.
             say: is told of damaged ones.
+
+        Raises:
+            UserError: a file is where their folder would be.
         """
         self._say = say
         self._kept = _Kept(keep)
         self._directory = _directory_of(workdir)
+        if self._directory.exists() and not self._directory.is_dir():
+            raise UserError(
+                f"{self._directory} is a file, and the run's checkpoints go into a "
+                "folder of that name: remove it, or give another workdir"
+            )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -111,12 +137,13 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._kept.best = record.best.step if record.best else None
-        about = {**asdict(record), "bits": int(_sum_of_bits(state))}
+        data = iterator.get_state()
+        about = {**asdict(record), "bits": _sums_of_bits(state)}
         # All hosts have the same; Grain's own handler is for so many hosts as saved.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave(iterator.get_state()),
-            run=ocp.args.JsonSave(about),
+            data=ocp.args.JsonSave(data),
+            run=ocp.args.JsonSave({**about, "digest": _digest(data, about)}),
         )
         self._manager.save(step, args=args)
 
@@ -171,27 +198,21 @@ class Checkpoints:
             shardings,
         )
 
-        def read(folder: epath.Path) -> Any:
-            args = {"state": ocp.args.StandardRestore(target)}
-            return _read(folder, **args, data=JSON, run=JSON)
-
-        def check(items: Any) -> str:
-            same = items["run"].pop("bits") == int(_sum_of_bits(items["state"]))
-            return "" if same else "its arrays are not those that were saved"
+        def read(folder: epath.Path) -> _Content:
+            return _read(folder, ocp.args.StandardRestore(target))
 
         folders = [self._directory / str(step) for step in steps]
         damaged: list[epath.Path] = []
-        items = _first_whole(folders, read, check, damaged, self._say, BEGIN_ANEW)
+        content = _first_whole(folders, read, damaged, self._say, BEGIN_ANEW)
         if damaged:
             self._put_aside(damaged)
-        if items is None:
+        if content is None:
             return None
         if iterator is not None:
-            iterator.set_state(items["data"])
-        about = items["run"]
-        best = about["best"] and Best(**about["best"])
+            iterator.set_state(content.data)
+        best = content.record["best"] and Best(**content.record["best"])
         self._kept.best = best.step if best else None
-        return Restored(items["state"], Record(**{**about, "best": best}))
+        return Restored(content.state, Record(**{**content.record, "best": best}))
 
     def _put_aside(self, folders: Iterable[epath.Path]) -> None:
         if hosts.is_first():
@@ -233,19 +254,29 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
         Transient: one cannot be read now.
     """
 
-    def read(folder: epath.Path) -> Any:
+    def read(folder: epath.Path) -> _Content:
         saved = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
         part = "params" if saved["ema"] is None else "ema"
-        wanted = {part: {"model": target}}
+        # The sums are of the bits that were saved, in the dtype that they have.
+        as_saved = jax.tree.map(
+            lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype, sharding=x.sharding),
+            target,
+            saved[part]["model"],
+        )
+        wanted = {part: {"model": as_saved}}
         args = ocp.args.PyTreeRestore(
             wanted,
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        return _read(folder, state=args)["state"][part]["model"]
+        return _read(folder, args)
 
     folders = [_directory_of(workdir) / str(step) for step in steps_of(workdir)]
-    return _first_whole(folders, read, lambda params: "", [], say, NAME_ANOTHER)
+    content = _first_whole(folders, read, [], say, NAME_ANOTHER)
+    if content is None:
+        return None
+    (part,) = content.state.values()
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), part["model"], target)
 
 
 def _directory_of(workdir: epath.Path) -> epath.Path:
@@ -257,28 +288,36 @@ def _directory_of(workdir: epath.Path) -> epath.Path:
     return directory if "://" in str(workdir) else directory.resolve()
 
 
-def _read(folder: epath.Path, **args: ocp.args.CheckpointArgs) -> Any:
-    """Return items of a checkpoint; each host reads alone and waits for no other."""
+def _read(folder: epath.Path, state: ocp.args.CheckpointArgs) -> _Content:
+    """Return what is in a checkpoint; each host reads alone and waits for no other.
+
+    Raises:
+        ValueError: the iterator's state or the record is not what was saved.
+    """
     alone = ocp.options.MultiprocessingOptions(active_processes={jax.process_index()})
     handler = ocp.CompositeCheckpointHandler()
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    return reader.restore(folder, args=ocp.args.Composite(**args))
+    items = reader.restore(
+        folder, args=ocp.args.Composite(state=state, data=JSON, run=JSON)
+    )
+    data, about = items["data"], dict(items["run"])
+    if about.pop("digest", None) != _digest(data, about):
+        raise ValueError("its iterator's state or its record is not what was saved")
+    return _Content(items["state"], data, about.pop("bits"), about)
 
 
 def _first_whole(
     folders: Sequence[epath.Path],
-    read: Callable[[epath.Path], Content],
-    check: Callable[[Content], str],
+    read: Callable[[epath.Path], _Content],
     damaged: list[epath.Path],
     say: Say,
     advice: str,
-) -> Content | None:
+) -> _Content | None:
     """Return the first folder's content that all hosts can read, or None of none.
 
     Args:
         folders: to be tried in this order.
         read: reads one, without other hosts.
-        check: says what is wrong with what all hosts have read, on all of them.
         damaged: gets those before it.
         say: is told of them.
         advice: what to do where none can be read.
@@ -292,17 +331,16 @@ def _first_whole(
         content, found, words = _look(folder, read)
         # Of a run that goes on, hosts may not have found the same.
         all_found = hosts.each(found)
-        words = words or "as another host finds it"
         if IS_HINDERED in all_found:
             raise Transient(
                 f"the checkpoint {folder} cannot be read, and nothing says that it is "
-                f"damaged ({words}): mend that, or remove its folder, and the same "
-                "command goes on"
+                f"damaged ({words or ELSEWHERE}): mend that, or remove its folder, and "
+                "the same command goes on"
             )
         if set(all_found) == {int(folder.name)}:
             assert content is not None
-            words = check(content)
-            if not words:
+            words = _changed(content)
+            if not any(hosts.each(len(words))):
                 for other, cause in zip(damaged, why, strict=True):
                     say(
                         f"the checkpoint {other} is damaged ({cause}) and not used: "
@@ -310,7 +348,7 @@ def _first_whole(
                     )
                 return content
         damaged.append(folder)
-        why.append(words)
+        why.append(words or ELSEWHERE)
     if not folders:
         return None
     raise UserError(
@@ -320,8 +358,8 @@ def _first_whole(
 
 
 def _look(
-    folder: epath.Path, read: Callable[[epath.Path], Content]
-) -> tuple[Content | None, int, str]:
+    folder: epath.Path, read: Callable[[epath.Path], _Content]
+) -> tuple[_Content | None, int, str]:
     """Return what is in a checkpoint, what this host finds of it, and why."""
     try:
         return read(folder), int(folder.name), ""
@@ -334,15 +372,15 @@ def _look(
         return None, found, _cause(folder, hindrance or error)
 
 
-def _hindrance(folder: epath.Path, error: Exception) -> Exception | None:
+def _hindrance(folder: epath.Path, error: Exception) -> BaseException | None:
     """Return what keeps a checkpoint from being read that may be whole, if that is so.
 
     A file that is not there is damage, for a folder gets its name when all is.
     """
-    if isinstance(error, HINDERING) and not isinstance(error, FileNotFoundError):
-        return error
-    if HINDERED.match(str(error)):
-        return error
+    for one in _chain(error):
+        hinders = isinstance(one, HINDERING) and not isinstance(one, FileNotFoundError)
+        if hinders or HINDERED.match(str(one)):
+            return one
     try:  # where it must not look Orbax finds nothing, and says other things
         _open_all(folder)
     except FileNotFoundError:
@@ -362,22 +400,53 @@ def _open_all(path: epath.Path) -> None:
             file.read(1)
 
 
-def _cause(folder: epath.Path, error: Exception) -> str:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and those that it comes from: Orbax wraps what TensorStore says."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _cause(folder: epath.Path, error: BaseException) -> str:
     """Return an error's words; of many the last, which are the most particular."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     words = " ".join(str(error).split()).partition(" [tensorstore_spec")[0]
     words = words.replace(f"{folder}/", "") or type(error).__name__
     return words if len(words) <= 200 else f"... {words[-200:]}"
 
 
-@jax.jit
-def _sum_of_bits(state: TrainState) -> jax.Array:
-    """Return the sum of all bits, as whole numbers, which is the same on every mesh.
+def _digest(data: Any, about: Mapping[str, Any]) -> str:
+    """Return what tells an iterator's state and a record from all others."""
+    plain = json.loads(json.dumps([data, about]))  # as they are when they are read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(content: _Content) -> str:
+    """Return what to say of an array that is not as it was saved; "" of none."""
+    sums = _sums_of_bits(content.state)
+    changed = (path for path, bits in sums.items() if content.bits.get(path) != bits)
+    path = next(changed, None)
+    return f"its array {path} is not what was saved" if path else ""
+
+
+def _sums_of_bits(state: Any) -> dict[str, int]:
+    """Return the sum of each array's bits, by its path.
 
     OCDBT, in which Orbax writes, checks what tells where arrays are but not the arrays.
     """
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    paths = [jax.tree_util.keystr(x, simple=True, separator="/") for x, _ in leaves]
+    sums = jax.device_get(_sums([array for _, array in leaves]))
+    return {path: int(x) for path, x in zip(paths, sums, strict=True)}
+
+
+@jax.jit
+def _sums(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return sums of bits, as whole numbers, which are the same on every mesh."""
 
     def bits(x: jax.Array) -> jax.Array:
         unsigned = jax.lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize])
         return jnp.sum(unsigned.astype(jnp.uint32))
 
-    return sum(map(bits, jax.tree.leaves(state)), jnp.uint32(0))
+    return list(map(bits, arrays))

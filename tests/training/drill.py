@@ -209,7 +209,8 @@ def timeless(numbers):
     return {
         key: x
         for key, x in numbers.items()
-        if key != "seconds" and key.split("/")[0] not in ("time", "speed")
+        if key not in ("seconds", "digest")
+        and key.split("/")[0] not in ("time", "speed")
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint._src.serialization import serialization
 
 from kdjax.errors import Transient, UserError
 from kdjax.parallel import make_mesh
@@ -139,7 +140,7 @@ def folders(workdir):
 
 def largest(folder):
     """The file with the arrays."""
-    files = (path for path in (folder / "state/d").iterdir())
+    files = (path for path in (folder / "state").rglob("*") if path.is_file())
     return max(files, key=lambda path: path.stat().st_size)
 
 
@@ -156,9 +157,27 @@ def cut_in_half(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def take_another_state(folder):
+    """All is as Orbax has written it, but of another step."""
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.with_name("3") / "state", folder / "state")
+
+
+def flip_in_json(name, old, new):
+    """The file is JSON as before."""
+
+    def flip(folder):
+        text = (folder / name).read_text()
+        assert text.count(old) == 1
+        (folder / name).write_text(text.replace(old, new))
+
+    return flip
+
+
 # What is done, and what is said of it.
 DAMAGES = {
-    "a bit is another": (flip_a_bit, "checksum verification failed|not those that"),
+    "a bit is another": (flip_a_bit, "its array .* is not what was saved"),
+    "arrays are others": (take_another_state, "its array step is not what was saved"),
     "arrays are cut": (cut_in_half, "not valid for value of size"),
     "arrays are missing": (lambda folder: largest(folder).unlink(), "Error reading"),
     "what was where is missing": (
@@ -172,6 +191,14 @@ DAMAGES = {
     "the record is missing": (
         lambda folder: (folder / "run/metadata").unlink(),
         "File run/metadata not found",
+    ),
+    "the iterator is elsewhere": (
+        flip_in_json("data/metadata", ": 7", ": 6"),
+        "its iterator's state or its record is not what was saved",
+    ),
+    "the seed is another": (
+        flip_in_json("run/metadata", '"seed": 5', '"seed": 4'),
+        "its iterator's state or its record is not what was saved",
     ),
     "nothing is there": (shutil.rmtree, r"Available items: \[\]"),
 }
@@ -241,8 +268,33 @@ def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
 
 
 @OF_ORBAX
-@pytest.mark.parametrize("averaged", [False, True])
-def test_a_model_alone_is_taken_from_the_newest_that_is_whole(averaged, tmp_path):
+@pytest.mark.parametrize("words", ["ABORTED: too slow", "UNKNOWN: I/O error"])
+def test_an_error_that_passes_is_not_taken_for_damage(words, tmp_path, monkeypatch):
+    """However Orbax wraps it; the files are all there again when one looks."""
+    save(tmp_path, 3, 7)
+
+    async def fail(**kwargs):
+        raise ValueError(words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serialization, "_read_shard", fail)
+        with pytest.raises(Transient, match=rf"nothing says that .* \({words}\)"):
+            restore(tmp_path)
+    assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
+
+
+def test_a_file_where_the_folder_would_be_is_told_of(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match=r"checkpoints is a file, .* remove it, or"):
+        Checkpoints(epath.Path(tmp_path), 2)
+
+
+@OF_ORBAX
+@pytest.mark.parametrize(
+    ("averaged", "harm"),
+    [(False, cut_in_half), (False, take_another_state), (True, take_another_state)],
+)
+def test_a_model_alone_is_taken_from_the_newest_that_is_whole(averaged, harm, tmp_path):
     """The average where there is one, in the dtype that is asked for."""
     checkpoints = Checkpoints(epath.Path(tmp_path), 2)
     for step in (3, 7):
@@ -253,7 +305,7 @@ def test_a_model_alone_is_taken_from_the_newest_that_is_whole(averaged, tmp_path
             state = replace(state, ema=jax.tree.map(lambda x: 2 * x, state.params))
         checkpoints.save(state, numbers(), record(step))
     checkpoints.close()
-    cut_in_half(tmp_path / "checkpoints/7")
+    harm(tmp_path / "checkpoints/7")
     place = train_state(0)[1].params["kernel"]
     target = {"kernel": jax.ShapeDtypeStruct((8, 1024), jnp.bfloat16, sharding=place)}
     said = []
