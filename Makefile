@@ -8,7 +8,8 @@ study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	# In the order of files: those with few tests are the longest, and not to be last.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # And every form of every objective on every mesh, of one process and of two.
 test-full: test

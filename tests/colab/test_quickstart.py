@@ -117,7 +117,7 @@ def test_the_stop_button_saves_and_the_same_cell_goes_on(session):
         assert stop.value.ename == "Interrupted"
         assert "goes on" in stop.value.evalue
         saved = [int(x.name) for x in (run / "checkpoints").iterdir()]
-        assert max(saved) == steps(run)[-1]
+        assert max(saved) >= steps(run)[-1]
         return steps(run)
 
     first = stopped(after=0)
