@@ -7,8 +7,8 @@ BIN := .venv/bin
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
 
+# Files in their order: those with few tests are the longest, and should not be last.
 test: check
-	# In the order of files: those with few tests are the longest, and not to be last.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # And every form of every objective on every mesh, of one process and of two.
