@@ -7,9 +7,8 @@ BIN := .venv/bin
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
 
-# Files in their order: those with few tests are the longest, and should not be last.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # And every form of every objective on every mesh, of one process and of two.
 test-full: test
