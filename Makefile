@@ -7,8 +7,9 @@ BIN := .venv/bin
 study: .venv/study
 	$(BIN)/kdjax study --config=configs/study/quickstart.py --workdir=runs/quickstart
 
+# Long files come early as they are; after a worker's crash xdist may wait for ever.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # And every form of every objective on every mesh, of one process and of two.
 test-full: test

@@ -24,7 +24,10 @@ class Trace:
     def before(self, step: int) -> None:
         """Begin if it is time."""
         if step in self._steps and not self._running:
-            jax.profiler.start_trace(str(self._folder))
+            options = jax.profiler.ProfileOptions()
+            # It walks Python's threads while a checkpoint's come and go, and crashes.
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._running = True
 
     def ends_with(self, step: int) -> bool:
