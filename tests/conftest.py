@@ -6,6 +6,12 @@ from pathlib import Path
 from hypothesis import settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What is computed depends little on how well it is optimised; most of the time does.
+# The command line's own tests compile as users do.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+).lstrip()
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/kdjax/tests")
 )

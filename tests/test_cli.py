@@ -15,7 +15,10 @@ PRETRAIN = "--config=configs/pretrain/easy_vqa.py"
 
 def kdjax(*arguments, cwd=None):
     command = [sys.executable, "-m", "kdjax", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment
+    )
 
 
 @pytest.mark.parametrize(

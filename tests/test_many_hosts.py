@@ -1,7 +1,6 @@
 """One run on two hosts, each a process with two devices, and on one."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from flax import nnx
-from objectives.on_devices import free_port
+from objectives.on_devices import free_port, with_devices
 from safetensors.numpy import load_file
 
 import kdjax
@@ -39,7 +38,6 @@ SETTINGS = {
     "mesh.data": 1,
     "mesh.fsdp": -1,
 }
-DEVICES = "--xla_force_host_platform_device_count=2"
 LIMIT = 300.0
 
 
@@ -71,7 +69,7 @@ class TwoHosts:
                 self.processes.append(
                     subprocess.Popen(
                         [*command, f"--process_id={place}"],
-                        env={**os.environ, "XLA_FLAGS": DEVICES},
+                        env=with_devices(2),
                         stdout=said,
                         stderr=said,
                     )

@@ -1,6 +1,7 @@
 """The training step: forward, backward, update, as one compiled program."""
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -242,15 +243,18 @@ def _compiler_options(mesh: Mesh, level: int) -> dict[str, int] | None:
     """Return how hard to optimise on a CPU, where small programs mostly wait for LLVM.
 
     At level 1 a step compiles a quarter faster than at the default and runs as fast; an
-    initialisation, which runs once, is best not optimised at all.
+    initialisation, which runs once, is best not optimised at all. What the environment
+    tells XLA goes before this.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     if not on_cpu:
         return None
-    return {
+    options = {
         "xla_backend_optimization_level": level,
         "xla_cpu_copy_insertion_use_region_analysis": True,
     }
+    said = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if name not in said}
 
 
 def _unless_skipped(

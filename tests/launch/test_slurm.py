@@ -208,7 +208,7 @@ def test_two_tasks_meet_and_stop_together(stubs, script, tmp_path):
     ])  # fmt: skip
     number = job_number()
     variables = {
-        **{key: os.environ[key] for key in os.environ if key.startswith("JAX_")},
+        **{k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},
         "PYTHONPATH": str(ROOT), "METRICS": f"{run}/metrics.jsonl",
         "SLURM_JOB_ID": number, "SLURM_NTASKS_PER_NODE": "2",
     }  # fmt: skip

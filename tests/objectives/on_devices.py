@@ -34,8 +34,6 @@ BATCH, STUDENT, TEACHER, CLASSES = 48, 8, 12, 5
 # Divides the rows of no device.
 BLOCK_ROWS = 5
 ALONE = (1, 1, 1)
-# What is compared does not depend on how well it is optimised; the time does.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 # Of every objective, the value and the gradients by the names of arrays.
 Answers = dict[str, dict[str, np.ndarray]]
@@ -72,10 +70,7 @@ def ask(
     """
     asked = json.dumps([asdict(case) for case in cases])
     (folder / "cases.json").write_text(asked)
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
-    }
+    environment = with_devices(devices)
     if processes > 1:
         # Programs of several processes do not come back from the cache.
         environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
@@ -96,6 +91,12 @@ def ask(
         errors.seek(0)
         assert ended == [0] * processes, errors.read()
     return [read(folder / f"{place}.npz") for place in range(len(cases))]
+
+
+def with_devices(count: int) -> dict[str, str]:
+    """Return the environment of a process that has so many devices."""
+    flag = f"--xla_force_host_platform_device_count={count}"
+    return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from objectives.forms import combinations, has_blocks
-from objectives.on_devices import FLAGS, TESTS
+from objectives.on_devices import TESTS, with_devices
 
 from kdjax.embeddings import Embeddings
 from kdjax.objectives import build_objective
@@ -37,11 +36,10 @@ FEATURES, STATISTICS = 4 * BATCH * WIDTH, 4 * BATCH
 @pytest.fixture(scope="module")
 def programs():
     """As compiled: those of `COUNTED` and of `IN_BLOCKS`, with gradients."""
-    flags = f"--xla_force_host_platform_device_count={DEVICES} {FLAGS}"
     run = subprocess.run(
         [sys.executable, "-m", "objectives.test_collectives"],
         cwd=TESTS,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env=with_devices(DEVICES),
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,6 @@
 """What is saved comes back bit for bit, also on another mesh."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,19 +14,25 @@ import numpy as np
 import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
+from objectives.on_devices import TESTS, with_devices
 from orbax.checkpoint._src.serialization import serialization
 
 from kdjax.errors import Transient, UserError
 from kdjax.parallel import make_mesh
+from kdjax.process import quiet_libraries
 from kdjax.training.checkpoints import Checkpoints, Record, restore_model
 from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
 ALONE = (1, 1, 1)
-# What it leaves behind where it cannot read.
-OF_ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 PLACES = {"kernel": PartitionSpec("fsdp", "tensor"), "bias": PartitionSpec("tensor")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """As commands are, about what Orbax leaves behind where it cannot read."""
+    quiet_libraries()
 
 
 def numbers():
@@ -204,7 +209,6 @@ DAMAGES = {
 }
 
 
-@OF_ORBAX
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_path):
     save(tmp_path, 3, 7)
@@ -228,7 +232,6 @@ def test_a_damaged_checkpoint_is_told_of_put_aside_and_saved_anew(damage, tmp_pa
     assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
 
 
-@OF_ORBAX
 def test_every_damaged_checkpoint_of_a_step_stays(tmp_path):
     save(tmp_path, 3)
     for _ in range(3):
@@ -238,7 +241,6 @@ def test_every_damaged_checkpoint_of_a_step_stays(tmp_path):
     assert folders(tmp_path) == ["3", "damaged-7", "damaged-7-2", "damaged-7-3"]
 
 
-@OF_ORBAX
 @pytest.mark.parametrize("what", ["an array", "run/metadata", "state"])
 def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
     """Such as without permission or on a file system that is away; here by a loop."""
@@ -257,7 +259,6 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
     assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
 
 
-@OF_ORBAX
 def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
     save(tmp_path, 3, 7)
     for step in ("3", "7"):
@@ -267,7 +268,6 @@ def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
     assert folders(tmp_path) == ["3", "7"]
 
 
-@OF_ORBAX
 @pytest.mark.parametrize("words", ["ABORTED: too slow", "UNKNOWN: I/O error"])
 def test_an_error_that_passes_is_not_taken_for_damage(words, tmp_path, monkeypatch):
     """However Orbax wraps it; the files are all there again when one looks."""
@@ -289,7 +289,6 @@ def test_a_file_where_the_folder_would_be_is_told_of(tmp_path):
         Checkpoints(epath.Path(tmp_path), 2)
 
 
-@OF_ORBAX
 @pytest.mark.parametrize(
     ("averaged", "harm"),
     [(False, cut_in_half), (False, take_another_state), (True, take_another_state)],
@@ -339,8 +338,9 @@ def elsewhere(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     save(folder, 6)
     run = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        [sys.executable, "-m", "training.test_checkpoints", str(folder)],
+        cwd=TESTS,
+        env=with_devices(8),
         capture_output=True,
         text=True,
         check=False,

@@ -11,9 +11,16 @@ from training.little import LOOP, assert_equal, fit
 import kdjax
 from kdjax.errors import NoRoom
 from kdjax.files import room_explained
+from kdjax.process import quiet_libraries
 from kdjax.training.checkpoints import steps_of
 
 SAVES = replace(LOOP, checkpoint_every=2, log_every=100, keep=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """As commands are, about what Orbax leaves behind where it cannot write."""
+    quiet_libraries()
 
 
 @contextmanager
@@ -29,7 +36,6 @@ def files_of_at_most(size):
 
 
 # What libraries leave behind in their threads.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("log_every", "size"), [(100, 1000), (1, 300)], ids=["checkpoint", "metrics"]
