@@ -210,6 +210,8 @@ def config_hash(command: str, config: ConfigDict) -> str:
 
 def _computed(plain: Any) -> Any:
     """Return a plain config of what is computed, not how it is watched and placed."""
+    if isinstance(plain, list):
+        return [_computed(item) for item in plain]
     if not isinstance(plain, dict):
         return plain
     kept = {k: _computed(v) for k, v in plain.items() if k not in (*WATCHING, *PLACING)}
@@ -222,7 +224,7 @@ def _computed(plain: Any) -> Any:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what keeps a run from going on: keys whose values differ.
 
-    How a run is watched and placed may differ, and `steps` may grow.
+    How a run is watched and placed may differ, and its own `steps` may grow.
     """
 
     def walk(a: Any, b: Any, path: str) -> list[str]:

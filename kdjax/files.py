@@ -4,6 +4,7 @@ Of several hosts, which all do the same, the first alone writes: what a run writ
 for checkpoints, goes through here.
 """
 
+import fcntl
 import functools
 import json
 import os
@@ -64,6 +65,30 @@ def _whole(path: epath.Path) -> Iterator[epath.Path]:
     yield partial
     sync(partial)
     partial.replace(path)
+
+
+@contextmanager
+def held(folder: epath.Path) -> Iterator[bool]:
+    """Keep a folder to this process, and give whether none else keeps it.
+
+    The first host does. It ends with the process, however that ends. In a bucket, and
+    on a file system that knows no locks, nobody is kept out.
+    """
+    if "://" in str(folder) or not hosts.is_first():
+        yield True
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    except OSError:
+        free = True
+    try:
+        yield free
+    finally:
+        os.close(place)
 
 
 @_once

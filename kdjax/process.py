@@ -139,8 +139,10 @@ def _keep_compiled() -> None:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", f"{cache}/kdjax/xla")
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    least = "jax_persistent_cache_min_compile_time_secs"
+    by_default = jax.config.values[least] == 1.0
+    if by_default and least.upper() not in os.environ:
+        jax.config.update(least, 0.2)
     # A process that has compiled something before would go on without.
     compilation_cache.reset_cache()
 

@@ -126,7 +126,8 @@ train() {
 
 for ((left = restarts; ; left--)); do
   status=0
-  { acquire && install && train; } || status=$?
-  ((status != 0 && status != 2 && left > 0)) || exit "$status"
+  installing='' # uv exits with 2 where the network fails
+  { acquire && installing=yes && install && installing='' && train; } || status=$?
+  [[ $status == 0 || $left == 0 || ($status == 2 && ! $installing) ]] && exit "$status"
   echo "${0##*/}: exit status $status; starting again, $left times at most" >&2
 done

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -25,7 +26,7 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
         *given: to the function.
 
     Raises:
-        UserError: the function raised it.
+        Exception: the function raised it.
         Transient: the other process died.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -37,7 +38,7 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
             child.start()
         sender.close()
         try:
-            answer = receiver.recv()
+            returned, answer = receiver.recv()
         except EOFError as error:
             raise Transient(
                 "the process that did the work died: see what it said, and whether "
@@ -46,7 +47,7 @@ def apart(function: Callable[..., Given], *given: Any) -> Given:
         finally:
             child.kill()
             child.join()
-    if isinstance(answer, UserError):
+    if not returned:
         raise answer
     return answer
 
@@ -71,9 +72,13 @@ def _answer(
     tempfile.tempdir = folder
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
-        answer = function(*given)
-    except UserError as error:
-        answer = error
+        answer = True, function(*given)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(traceback.format_exc())  # which does not go with it
+        answer = False, error
     sender.send(answer)
 
 

@@ -73,13 +73,22 @@ def run_chain(
     stages = plan_stages(config, folder)
     check_stages(stages, folder)
     workdir = Workdir(path, "chain", config, _made_from(stages, folder))
-    steps = sum(stage.config.steps for stage in stages)
-    done = workdir.finished(steps)
+    done = workdir.finished(sum(stage.config.steps for stage in stages))
     if done is not None:
         reporter.say(f"{workdir.path} is finished already")
         return done
-    workdir.begin()
-    told = {}
+    with workdir.begun():
+        results = _make(stages, workdir, reporter)
+        workdir.write_json("results.json", results)
+        hosts.wait("a chain has ended")
+    return results
+
+
+def _make(
+    stages: Sequence[Stage], workdir: Workdir, reporter: Reporter
+) -> dict[str, Any]:
+    """Make the stages that are left, and return the results of all."""
+    folder, told = workdir.path, {}
     for stage in stages:
         place = f"[{stage.name} of {len(stages)}] {stage.config.student}: "
         inner = Reporter(reporter.every, place, reporter.quiet)
@@ -89,17 +98,14 @@ def run_chain(
             **{key: found[key] for key in TOLD},
         }
     _copy_model(folder / stages[-1].name / MODEL, folder / MODEL)
-    results = {
+    return {
         "command": "chain",
         "run": workdir.run,
-        "steps": steps,
+        "steps": sum(stage.config.steps for stage in stages),
         "zero_shot_accuracy": told[stages[-1].name]["zero_shot_accuracy"],
         "seconds": sum(stage["seconds"] for stage in told.values()),
         "stages": told,
     }
-    workdir.write_json("results.json", results)
-    hosts.wait("a chain has ended")
-    return results
 
 
 def plan_stages(config: ConfigDict, folder: epath.Path) -> list[Stage]:

@@ -45,11 +45,11 @@ def run_command(
     if done is not None and command not in REPEATED:
         reporter.say(f"{workdir.path} is finished already")
         return done
-    workdir.begin()
-    results = COMMANDS[command](config, workdir, reporter)
-    results = {"command": command, "run": workdir.run, "steps": steps, **results}
-    workdir.write_json("results.json", results)
-    hosts.wait("a run has ended")
+    with workdir.begun():
+        results = COMMANDS[command](config, workdir, reporter)
+        results = {"command": command, "run": workdir.run, "steps": steps, **results}
+        workdir.write_json("results.json", results)
+        hosts.wait("a run has ended")
     return results
 
 

@@ -4,7 +4,8 @@ import json
 import platform
 import subprocess
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import kdjax
 from kdjax import hosts
 from kdjax.config import config_hash, differences, to_plain
 from kdjax.errors import UserError
-from kdjax.files import make_folder, write_whole
+from kdjax.files import held, make_folder, write_whole
 from kdjax.hub import CONFIG, ENVIRONMENT
 
 PACKAGES = (
@@ -46,7 +47,7 @@ def _git_revision() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    top, revision = done.stdout.split()
+    top, revision = done.stdout.splitlines()
     return revision if Path(top).resolve() == package.parent.resolve() else "unknown"
 
 
@@ -103,14 +104,15 @@ class Workdir:
                 f"({'; '.join(found[:3])}); give another --workdir"
             )
 
-    def begin(self) -> None:
-        """Make the folder, and write what is asked for and where it runs.
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Make the folder, write what is asked for and where it runs, and work there.
 
         Of several hosts the first does so, when all have looked at what was there.
 
         Raises:
-            UserError: it cannot be written, or not all hosts see it, or they are not
-                asked for the same.
+            UserError: it cannot be written, or another process works there, or not all
+                hosts see it, or they are not asked for the same.
         """
         asked = zlib.crc32(json.dumps(self._config, sort_keys=True).encode())
         if len(set(hosts.each(asked % 2**31))) > 1:
@@ -118,16 +120,29 @@ class Workdir:
                 "the hosts are asked for different things: give all of them the same "
                 "command, config and files"
             )
-        try:
-            make_folder(self.path)
-            self.write_json(CONFIG, self._config)
-            self.write_json(ENVIRONMENT, environment())
-        except OSError as error:
+        with ExitStack() as stack:
+            taken = False
+            try:
+                make_folder(self.path)
+                taken = not stack.enter_context(held(self.path))
+                if not taken:
+                    self.write_json(CONFIG, self._config)
+                    self.write_json(ENVIRONMENT, environment())
+            except OSError as error:
+                raise UserError(
+                    f"the workdir {self.path} cannot be written "
+                    f"({error.strerror or error}); give another --workdir"
+                ) from error
+            self._check_begun(taken)
+            yield
+
+    def _check_begun(self, taken: bool) -> None:
+        """Let all hosts know whether the first has begun; all ask."""
+        if hosts.first_says(taken):
             raise UserError(
-                f"the workdir {self.path} cannot be written "
-                f"({error.strerror or error}); give another --workdir"
-            ) from error
-        hosts.wait("a run has begun")
+                f"another process works in the workdir {self.path}: wait for it or "
+                "stop it, or give another --workdir"
+            )
         if not (self.path / ENVIRONMENT).exists():
             raise UserError(
                 f"the workdir {self.path} is not one folder for all hosts: give one on "

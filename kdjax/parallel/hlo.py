@@ -112,7 +112,8 @@ class Module:
             name, times = waiting.pop()
             found[name] += times
             for line in self.computations[name]:
-                turns = times * (self.trips(line) or 1)
+                trips = self.trips(line)
+                turns = times * (1 if trips is None else trips)
                 waiting += [(called, turns) for called in called_by(line)]
         return found
 

@@ -41,12 +41,12 @@ def run_study(
     cells = epath.Path(path).parent / CELLS
     _check_runs(entries, cells)
     workdir = Workdir(path, "study", config)
-    workdir.begin()
-    make_runs(entries, cells, reporter)
-    result = answer(config, entries, cells, workdir, command)
-    write_csv(result.rows, workdir.path / "results.csv")
-    save_figures(result, workdir.path)
-    write_report(result, workdir.path / "report.html")
+    with workdir.begun():
+        make_runs(entries, cells, reporter)
+        result = answer(config, entries, cells, workdir, command)
+        write_csv(result.rows, workdir.path / "results.csv")
+        save_figures(result, workdir.path)
+        write_report(result, workdir.path / "report.html")
     if not reporter.quiet:
         import rich
 

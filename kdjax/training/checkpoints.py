@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -198,8 +198,10 @@ class Checkpoints:
             shardings,
         )
 
+        paths = _paths_of(target)
+
         def read(folder: epath.Path) -> _Content:
-            return _read(folder, ocp.args.StandardRestore(target))
+            return _read(folder, ocp.args.StandardRestore(target), paths)
 
         folders = [self._directory / str(step) for step in steps]
         damaged: list[epath.Path] = []
@@ -288,22 +290,38 @@ def _directory_of(workdir: epath.Path) -> epath.Path:
     return directory if "://" in str(workdir) else directory.resolve()
 
 
-def _read(folder: epath.Path, state: ocp.args.CheckpointArgs) -> _Content:
+def _read(
+    folder: epath.Path,
+    state: ocp.args.CheckpointArgs,
+    paths: Collection[str] | None = None,
+) -> _Content:
     """Return what is in a checkpoint; each host reads alone and waits for no other.
+
+    Args:
+        folder: of the checkpoint.
+        state: how the arrays are asked for.
+        paths: of the arrays that there have to be, and no others; None for any.
 
     Raises:
         ValueError: the iterator's state or the record is not what was saved.
+        UserError: there are other arrays.
     """
     alone = ocp.options.MultiprocessingOptions(active_processes={jax.process_index()})
     handler = ocp.CompositeCheckpointHandler()
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    items = reader.restore(
-        folder, args=ocp.args.Composite(state=state, data=JSON, run=JSON)
-    )
-    data, about = items["data"], dict(items["run"])
+    said = reader.restore(folder, args=ocp.args.Composite(data=JSON, run=JSON))
+    data, about = said["data"], dict(said["run"])
     if about.pop("digest", None) != _digest(data, about):
         raise ValueError("its iterator's state or its record is not what was saved")
-    return _Content(items["state"], data, about.pop("bits"), about)
+    bits = about.pop("bits")
+    if paths is not None and (others := set(bits).symmetric_difference(paths)):
+        raise UserError(
+            f"the checkpoint {folder} has other arrays than this run ({min(others)}): "
+            "another version of kdjax wrote it; go on with that one, which "
+            "environment.json of the workdir names, or give another --workdir"
+        )
+    arrays = reader.restore(folder, args=ocp.args.Composite(state=state))["state"]
+    return _Content(arrays, data, bits, about)
 
 
 def _first_whole(
@@ -363,7 +381,7 @@ def _look(
     """Return what is in a checkpoint, what this host finds of it, and why."""
     try:
         return read(folder), int(folder.name), ""
-    except JaxRuntimeError:  # such as too little memory
+    except (JaxRuntimeError, UserError):  # such as too little memory
         raise
     # What a damaged file makes of Orbax is of many kinds.
     except Exception as error:
@@ -435,10 +453,14 @@ def _sums_of_bits(state: Any) -> dict[str, int]:
 
     OCDBT, in which Orbax writes, checks what tells where arrays are but not the arrays.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    paths = [jax.tree_util.keystr(x, simple=True, separator="/") for x, _ in leaves]
-    sums = jax.device_get(_sums([array for _, array in leaves]))
-    return {path: int(x) for path, x in zip(paths, sums, strict=True)}
+    sums = jax.device_get(_sums(jax.tree.leaves(state)))
+    return {path: int(x) for path, x in zip(_paths_of(state), sums, strict=True)}
+
+
+def _paths_of(state: Any) -> list[str]:
+    """Return the paths of a state's arrays, in the order of its leaves."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(state))
+    return [jax.tree_util.keystr(x, simple=True, separator="/") for x in paths]
 
 
 @jax.jit

@@ -26,6 +26,12 @@ def test_what_is_wrong_with_the_input_comes_back_as_it_was_said():
         apart(parse, "v7:2x2")
 
 
+def test_any_other_error_is_what_it_is_and_says_where():
+    with pytest.raises(ValueError, match="invalid literal") as failed:
+        apart(int, "x")
+    assert "in _answer" in failed.value.__notes__[0]
+
+
 def test_a_process_that_dies_is_one_sentence():
     with pytest.raises(Transient, match="the process that did the work died"):
         apart(os._exit, 3)

@@ -108,14 +108,25 @@ def pretrained(folder):
     return "teacher"
 
 
+def test_two_processes_do_not_work_in_one_workdir(tmp_path):
+    config = load_config("configs/pretrain/easy_vqa.py")
+    here, again = (Workdir(tmp_path / "run", "pretrain", config) for _ in range(2))
+    taken = pytest.raises(UserError, match="another process works in the workdir")
+    with here.begun(), taken, again.begun():
+        pass
+    with again.begun():
+        pass
+
+
 def test_a_run_that_made_nothing_yet_may_be_corrected(tmp_path):
     config = load_config("configs/pretrain/easy_vqa.py")
     workdir = Workdir(tmp_path / "run", "pretrain", config)
-    workdir.begin()
+    with workdir.begun():
+        pass
     config.model = "nano-16"
     workdir = Workdir(tmp_path / "run", "pretrain", config)
-    workdir.begin()
-    workdir.write_json("results.json", {"steps": 300})
+    with workdir.begun():
+        workdir.write_json("results.json", {"steps": 300})
     config.model = "tiny-16"
     with pytest.raises(UserError, match="model was 'nano-16' and is now 'tiny-16'"):
         Workdir(tmp_path / "run", "pretrain", config)

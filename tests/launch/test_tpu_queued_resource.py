@@ -102,6 +102,12 @@ def test_restarts_are_for_failures_that_may_pass(launch, status, options, runs):
     assert verbs(calls).count("ssh") == 2 * runs
 
 
+def test_an_installation_that_fails_is_no_wrong_input(launch):
+    answers = [ACTIVE, ("ssh", 2), ACTIVE, ("ssh", 0), ("ssh", 0)]
+    done, calls = launch("--restarts=5", gcloud=answers)
+    assert (done.returncode, verbs(calls).count("ssh")) == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("answers", "asked", "status"),
     [

@@ -259,6 +259,20 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
     assert bits(restore(tmp_path)[0].state) == bits(train_state(7)[0])
 
 
+def test_other_arrays_than_the_runs_are_no_damage(tmp_path):
+    """Such as another version's, which has moments of another kind."""
+    save(tmp_path, 3, 7)
+    state, places = train_state(0)
+    count, place = state.opt_state[1], places.opt_state[1]
+    more = replace(state, opt_state=(*state.opt_state, count))
+    where = replace(places, opt_state=(*places.opt_state, place))
+    checkpoints = Checkpoints(epath.Path(tmp_path), 2)
+    with pytest.raises(UserError, match=r"7 has other arrays .*\(opt_state/2\).*go on"):
+        checkpoints.restore(more, where, numbers())
+    checkpoints.close()
+    assert folders(tmp_path) == ["3", "7"]
+
+
 def test_where_all_are_damaged_nothing_is_done_but_to_say_so(tmp_path):
     save(tmp_path, 3, 7)
     for step in ("3", "7"):
