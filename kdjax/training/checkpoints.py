@@ -1,21 +1,18 @@
 """Checkpoints of the state, the data iterator and what a run knows, by Orbax."""
 
-import hashlib
 import itertools
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.errors import JaxRuntimeError
 
 from kdjax import hosts
 from kdjax.errors import Transient, UserError
+from kdjax.training import integrity
 from kdjax.training.choosing import Best
 from kdjax.training.steps import TrainState
 
@@ -25,17 +22,10 @@ DAMAGED = "damaged-"
 # What a host finds of a checkpoint, where it is not the number of its step.
 IS_DAMAGED, IS_HINDERED = -1, -2
 ELSEWHERE = "as another host finds it"
-# Of what cannot be read now and may be whole: in TensorStore's words, and by type.
-HINDERED = re.compile(
-    "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
-    "|RESOURCE_EXHAUSTED|UNKNOWN): "
-)
-HINDERING = (OSError, ImportError, MemoryError)
 JSON = ocp.args.JsonRestore()
 # What to do where no checkpoint can be restored: a run's own, and another's.
 BEGIN_ANEW = "remove the folder, and the same command begins anew"
 NAME_ANOTHER = "name another model, or let that run save another checkpoint"
-UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 Say = Callable[[str], None]
 
@@ -138,12 +128,12 @@ class Checkpoints:
             return
         self._kept.best = record.best.step if record.best else None
         data = iterator.get_state()
-        about = {**asdict(record), "bits": _sums_of_bits(state)}
+        about = {**asdict(record), "bits": integrity.sums_of_bits(state)}
         # All hosts have the same; Grain's own handler is for so many hosts as saved.
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(data),
-            run=ocp.args.JsonSave({**about, "digest": _digest(data, about)}),
+            run=ocp.args.JsonSave({**about, "digest": integrity.digest(data, about)}),
         )
         self._manager.save(step, args=args)
 
@@ -198,13 +188,13 @@ class Checkpoints:
             shardings,
         )
 
-        paths = _paths_of(target)
+        paths = integrity.paths_of(target)
 
         def read(folder: epath.Path) -> _Content:
             return _read(folder, ocp.args.StandardRestore(target), paths)
 
         folders = [self._directory / str(step) for step in steps]
-        damaged: list[epath.Path] = []
+        damaged: dict[epath.Path, str] = {}
         content = _first_whole(folders, read, damaged, self._say, BEGIN_ANEW)
         if damaged:
             self._put_aside(damaged)
@@ -274,7 +264,7 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
         return _read(folder, args)
 
     folders = [_directory_of(workdir) / str(step) for step in steps_of(workdir)]
-    content = _first_whole(folders, read, [], say, NAME_ANOTHER)
+    content = _first_whole(folders, read, {}, say, NAME_ANOTHER)
     if content is None:
         return None
     (part,) = content.state.values()
@@ -311,14 +301,14 @@ def _read(
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     said = reader.restore(folder, args=ocp.args.Composite(data=JSON, run=JSON))
     data, about = said["data"], dict(said["run"])
-    if about.pop("digest", None) != _digest(data, about):
+    if about.pop("digest", None) != integrity.digest(data, about):
         raise ValueError("its iterator's state or its record is not what was saved")
     bits = about.pop("bits")
     if paths is not None and (others := set(bits).symmetric_difference(paths)):
         raise UserError(
             f"the checkpoint {folder} has other arrays than this run ({min(others)}): "
-            "another version of kdjax wrote it; go on with that one, which "
-            "environment.json of the workdir names, or give another --workdir"
+            "another version of kdjax wrote it; go on with that one, or give another "
+            "--workdir"
         )
     arrays = reader.restore(folder, args=ocp.args.Composite(state=state))["state"]
     return _Content(arrays, data, bits, about)
@@ -327,7 +317,7 @@ def _read(
 def _first_whole(
     folders: Sequence[epath.Path],
     read: Callable[[epath.Path], _Content],
-    damaged: list[epath.Path],
+    damaged: dict[epath.Path, str],
     say: Say,
     advice: str,
 ) -> _Content | None:
@@ -336,7 +326,7 @@ def _first_whole(
     Args:
         folders: to be tried in this order.
         read: reads one, without other hosts.
-        damaged: gets those before it.
+        damaged: gets those before it, and why they are not it.
         say: is told of them.
         advice: what to do where none can be read.
 
@@ -344,7 +334,6 @@ def _first_whole(
         UserError: all are damaged.
         Transient: one cannot be read now.
     """
-    why: list[str] = []
     for folder in folders:
         content, found, words = _look(folder, read)
         # Of a run that goes on, hosts may not have found the same.
@@ -359,19 +348,18 @@ def _first_whole(
             assert content is not None
             words = _changed(content)
             if not any(hosts.each(len(words))):
-                for other, cause in zip(damaged, why, strict=True):
+                for other, why in damaged.items():
                     say(
-                        f"the checkpoint {other} is damaged ({cause}) and not used: "
+                        f"the checkpoint {other} is damaged ({why}) and not used: "
                         f"going on from {folder.name}"
                     )
                 return content
-        damaged.append(folder)
-        why.append(words or ELSEWHERE)
+        damaged[folder] = words or ELSEWHERE
     if not folders:
         return None
     raise UserError(
         f"no checkpoint in {folders[0].parent} can be restored (the last that was "
-        f"tried: {why[-1]}): {advice}"
+        f"tried: {damaged[folders[-1]]}): {advice}"
     )
 
 
@@ -385,90 +373,14 @@ def _look(
         raise
     # What a damaged file makes of Orbax is of many kinds.
     except Exception as error:
-        hindrance = _hindrance(folder, error)
+        hindrance = integrity.hindrance(folder, error)
         found = IS_HINDERED if hindrance else IS_DAMAGED
-        return None, found, _cause(folder, hindrance or error)
-
-
-def _hindrance(folder: epath.Path, error: Exception) -> BaseException | None:
-    """Return what keeps a checkpoint from being read that may be whole, if that is so.
-
-    A file that is not there is damage, for a folder gets its name when all is.
-    """
-    for one in _chain(error):
-        hinders = isinstance(one, HINDERING) and not isinstance(one, FileNotFoundError)
-        if hinders or HINDERED.match(str(one)):
-            return one
-    try:  # where it must not look Orbax finds nothing, and says other things
-        _open_all(folder)
-    except FileNotFoundError:
-        return None
-    except OSError as hindrance:
-        return hindrance
-    return None
-
-
-def _open_all(path: epath.Path) -> None:
-    """Look into every folder, and at the first byte of every file."""
-    if path.is_dir():
-        for inner in path.iterdir():
-            _open_all(inner)
-    else:
-        with path.open("rb") as file:
-            file.read(1)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an error and those that it comes from: Orbax wraps what TensorStore says."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _cause(folder: epath.Path, error: BaseException) -> str:
-    """Return an error's words; of many the last, which are the most particular."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    words = " ".join(str(error).split()).partition(" [tensorstore_spec")[0]
-    words = words.replace(f"{folder}/", "") or type(error).__name__
-    return words if len(words) <= 200 else f"... {words[-200:]}"
-
-
-def _digest(data: Any, about: Mapping[str, Any]) -> str:
-    """Return what tells an iterator's state and a record from all others."""
-    plain = json.loads(json.dumps([data, about]))  # as they are when they are read
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        return None, found, integrity.cause(folder, hindrance or error)
 
 
 def _changed(content: _Content) -> str:
     """Return what to say of an array that is not as it was saved; "" of none."""
-    sums = _sums_of_bits(content.state)
+    sums = integrity.sums_of_bits(content.state)
     changed = (path for path, bits in sums.items() if content.bits.get(path) != bits)
     path = next(changed, None)
     return f"its array {path} is not what was saved" if path else ""
-
-
-def _sums_of_bits(state: Any) -> dict[str, int]:
-    """Return the sum of each array's bits, by its path.
-
-    OCDBT, in which Orbax writes, checks what tells where arrays are but not the arrays.
-    """
-    sums = jax.device_get(_sums(jax.tree.leaves(state)))
-    return {path: int(x) for path, x in zip(_paths_of(state), sums, strict=True)}
-
-
-def _paths_of(state: Any) -> list[str]:
-    """Return the paths of a state's arrays, in the order of its leaves."""
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(state))
-    return [jax.tree_util.keystr(x, simple=True, separator="/") for x in paths]
-
-
-@jax.jit
-def _sums(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return sums of bits, as whole numbers, which are the same on every mesh."""
-
-    def bits(x: jax.Array) -> jax.Array:
-        unsigned = jax.lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize])
-        return jnp.sum(unsigned.astype(jnp.uint32))
-
-    return list(map(bits, arrays))
