@@ -24,7 +24,7 @@ ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "l
 CLOSED_LOOP = "Event loop is closed"
 LEFT_ALONE = "coroutine '.*' was never awaited"  # nobody else here has any
 LEFT_TASK = re.compile(
-    r"(Task|Future) exception was never retrieved\b.*(/orbax/|tensorstore_spec)", re.S
+    r"\w+ exception was never retrieved\b.*(/orbax/|tensorstore_spec)", re.S
 )
 
 

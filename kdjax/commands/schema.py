@@ -48,13 +48,20 @@ class Number:
         """Return whether `value` is such a number."""
         kinds = int if self.whole else int | float
         number = isinstance(value, kinds) and not isinstance(value, bool)
-        return number and math.isfinite(value) and self.least <= value <= self.most
+        return number and self.least <= value <= self.most and value < self._beyond
+
+    @property
+    def _beyond(self) -> int | float:
+        """What no array of 32 bits holds, where there is no other end."""
+        if self.most < math.inf:
+            return math.inf
+        return 2**31 if self.whole else 1e38
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         if self.most < math.inf:
             return f"{kind} from {self.least} to {self.most}"
-        return f"{kind} of at least {self.least}"
+        return f"{kind} of at least {self.least} and below {self._beyond}"
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,7 @@ def check_config(
     if "steps" in config:
         check_batch(source_of(config, "train"), config.batch_size)
         check_evaluators(config.eval.evaluators, "vqa" if command == "vqa" else "clip")
-        check_profile(config.profile, workdir)
+        check_profile(config.profile, config.steps, workdir)
         check_best(config)
     if "data" in config and "objectives" in config:
         objectives = to_plain(config.objectives)
@@ -339,11 +346,12 @@ def command_of(config: ConfigDict) -> str:
     )
 
 
-def check_profile(steps: Any, workdir: epath.PathLike | None = None) -> None:
+def check_profile(steps: Any, last: int, workdir: epath.PathLike | None = None) -> None:
     """Check that a trace is of no steps, or of the first and the last one.
 
     Args:
         steps: to trace.
+        last: step of the run.
         workdir: where it goes, which is no bucket: the profiler does not write there.
 
     Raises:
@@ -356,6 +364,11 @@ def check_profile(steps: Any, workdir: epath.PathLike | None = None) -> None:
         raise UserError(
             f"profile is {steps!r}; give a first and a last step to trace, such as "
             "(10,12), or () for none"
+        )
+    if steps[0] > last:
+        raise UserError(
+            f"profile is {steps!r}, and the run has {last} steps: give steps that it "
+            "makes, or () for none"
         )
     if "://" in str(workdir):
         raise UserError(

@@ -154,7 +154,8 @@ def train(
             last = Trained(run.state, run.journal.seconds, {})
             if config.best is None or run.best is None:
                 return last
-            scores = scores or _scores(evaluate, run.state, run.journal.clock)
+            clock = run.journal.clock
+            scores = scores or _scores(evaluate, run.state, clock, config.steps)
             return _at_best(program, config.best, checkpoints, last, run.best, scores)
 
 
@@ -195,18 +196,21 @@ class _Run:
     def begin(self, step: int) -> Mapping[str, Any]:
         """Begin a step, and return what it will tell."""
         self.trace.before(step)
-        with self.journal.clock.measure("data"):
-            self.batch = to_global(next(self.batches), self.program.mesh)
-        with self.journal.clock.measure("step"), jax.transfer_guard("disallow"):
-            self.state, values = self.program.step(self.state, self.frozen, self.batch)
+        measure = self.journal.clock.measure
+        with jax.profiler.StepTraceAnnotation("step", step_num=step):
+            with measure("data", step):
+                self.batch = to_global(next(self.batches), self.program.mesh)
+            with measure("step", step), jax.transfer_guard("disallow"):
+                inputs = self.state, self.frozen, self.batch
+                self.state, values = self.program.step(*inputs)
         return values
 
     def score(self, step: int, evaluate: Evaluate) -> Mapping[str, float]:
         """Return what evaluators say after a step, and remember the best one."""
         if not self.config.evaluated(step):
             return {}
-        self.journal.catch_up()  # so that its time is of this step
-        scores = _scores(evaluate, self.state, self.journal.clock)
+        self.journal.catch_up()  # so that what is waited for next is of this step
+        scores = _scores(evaluate, self.state, self.journal.clock, step)
         if self.config.best:
             self.best = self.config.best.after(step, scores, self.best)
         return scores
@@ -218,10 +222,10 @@ class _Run:
         rings = self.config.logged(step) and self.alarm.rings()
         return better or rings or self.config.saved(step)
 
-    def save(self) -> None:
-        """Begin to save what is after the last step."""
+    def save(self, step: int) -> None:
+        """Begin to save what is after the last step, when that is told of."""
         record = Record(self.config.seed, self.journal.seconds, self.best)
-        with self.journal.clock.measure("checkpoint"):
+        with self.journal.clock.measure("checkpoint", step + 1):
             self.checkpoints.save(self.state, self.batches, record)
         self.alarm.set()
 
@@ -251,7 +255,7 @@ def _all_steps(
             run.journal.settle()
             run.trace.after(step)
         if saved:
-            run.save()
+            run.save(step)
         if asked is not None:
             raise Interrupted(asked)
     # It may have come while the last step was saved.
@@ -323,10 +327,10 @@ def _at_best(
 
 
 def _scores(
-    evaluate: Evaluate, state: TrainState, clock: Stopwatch
+    evaluate: Evaluate, state: TrainState, clock: Stopwatch, step: int
 ) -> Mapping[str, float]:
-    """Return what evaluators say, when the step before is over."""
-    with clock.measure("step"):
+    """Return what evaluators say after a step."""
+    with clock.measure("step", step):
         jax.block_until_ready(state)
-    with clock.measure("evaluation"), memory_explained(about_evaluation):
+    with clock.measure("evaluation", step), memory_explained(about_evaluation):
         return evaluate(state)

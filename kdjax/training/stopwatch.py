@@ -9,30 +9,25 @@ PHASES = ("data", "step", "checkpoint", "evaluation")
 
 
 class Stopwatch:
-    """Adds up the seconds of each phase, and tells their means over some steps.
+    """Adds up the seconds that each step spends in each phase, and tells their means.
 
-    A step is told of when later ones have begun, so what is measured is kept by step.
+    A step is told of when later ones have begun.
     """
 
     def __init__(self, step: int) -> None:
         """Begin after a step."""
         self._lapped = step
-        self._now = dict.fromkeys(PHASES, 0.0)
-        self._splits: list[tuple[int, dict[str, float]]] = []
+        self._spent: dict[int, dict[str, float]] = {}
 
     @contextmanager
-    def measure(self, phase: str) -> Iterator[None]:
-        """Count what happens inside to a phase."""
+    def measure(self, phase: str, step: int) -> Iterator[None]:
+        """Count what happens inside to a phase of a step that is not told of yet."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self._now[phase] += time.monotonic() - began
-
-    def split(self, step: int) -> None:
-        """Count what was measured since the last split to a step."""
-        self._splits.append((step, self._now))
-        self._now = dict.fromkeys(PHASES, 0.0)
+            spent = self._spent.setdefault(step, dict.fromkeys(PHASES, 0.0))
+            spent[phase] += time.monotonic() - began
 
     def lap(self, step: int) -> dict[str, float]:
         """Return the mean seconds in each phase of the steps since the last lap.
@@ -40,7 +35,8 @@ class Stopwatch:
         Args:
             step: the last of them.
         """
-        over = [spent for number, spent in self._splits if number <= step]
-        self._splits = self._splits[len(over) :]
+        over = [
+            self._spent.pop(number) for number in list(self._spent) if number <= step
+        ]
         steps, self._lapped = step - self._lapped, step
         return {phase: sum(spent[phase] for spent in over) / steps for phase in PHASES}

@@ -39,6 +39,8 @@ def test_a_config_of_another_command_is_refused(command):
     [
         ("steps", -3, "steps is -3; give a whole number of at least 0"),
         ("steps", 1.5, "steps is 1.5"),
+        ("steps", 2**31, "give a whole number of at least 0 and below 2147483648"),
+        ("optimizer.learning_rate", 1e300, r"of at least 0 and below 1e\+38"),
         ("steps", True, "steps is True"),
         ("batch_size", 0, "batch_size is 0"),
         ("log_every", 0, "log_every is 0"),
@@ -76,6 +78,7 @@ def test_a_config_of_another_command_is_refused(command):
         ("profile", (3,), r"profile is \(3,\); give a first and a last step"),
         ("profile", (3, 2), r"profile is \(3, 2\)"),
         ("profile", (0, 2), r"profile is \(0, 2\)"),
+        ("profile", (10**6, 10**7), r"and the run has \d+ steps"),
         ("profile", (1, 2.5), r"profile is \(1, 2.5\)"),
         ("dtype", "float8", "dtype is 'float8'; give auto or float32 or bfloat16"),
         ("param_dtype", "float16", "param_dtype is 'float16'; give float32 or bfl"),
