@@ -17,7 +17,7 @@ def handlers():
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_the_first_signal_is_remembered_and_stops_nothing_but_at_the_end(signum):
+def test_the_first_signal_is_remembered_and_stops_nothing_before_the_end(signum):
     before, done = handlers(), []
     with pytest.raises(Interrupted) as stopped, stop_flag() as flag:
         assert flag.asked() is None
