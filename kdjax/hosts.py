@@ -6,12 +6,15 @@ them, passes arrays between them and watches over them.
 
 import ctypes
 import errno
+import functools
+import itertools
 import os
 import re
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from kdjax.errors import Transient, UserError
@@ -29,8 +32,8 @@ BARRIER_SECONDS, GRACE_SECONDS = 10, 1
 OF_SUMS = re.compile("[A-Z_]+: .*(Gloo|NCCL|(closed|reset) by peer)")
 OF_RUNTIME = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED): ")
 GONE = (
-    "kdjax: another host is gone or cannot be reached ({why}); the same command on all "
-    "hosts goes on from the last checkpoint\n"
+    "kdjax: another host is gone or cannot be reached, or this one broke ({why}); the "
+    "same command on all hosts goes on from the last checkpoint\n"
 )
 
 
@@ -144,9 +147,10 @@ def _end(signum: int) -> None:
     """End with a line after JAX's, whose client knows no other end than to abort.
 
     It does so where a host has not come, and in a thread of its own as soon as one is
-    gone, while this process may wait for ever for that host's part of a sum.
+    gone, while this process may wait for ever for that host's part of a sum. What
+    breaks in this process itself aborts too, and has said so.
     """
-    os.write(2, GONE.format(why="JAX's own words are above").encode())
+    os.write(2, GONE.format(why="what is above says which").encode())
     os._exit(1)
 
 
@@ -188,6 +192,26 @@ def first_says(yes: bool) -> bool:
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     return bool(broadcast_one_to_all(yes))
+
+
+def told_to_stop() -> bool:
+    """Return whether SIGTERM has come to one of several processes; all must ask.
+
+    All hear of it once, each in the same of its questions.
+    """
+    from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+    return reached_preemption_sync_point(next(_questions()))
+
+
+@functools.cache
+def _questions() -> Iterator[int]:
+    """Return what counts the questions of this process, over all of its runs.
+
+    JAX says yes to one number alone: that after the last with which any process has
+    asked, or 1. A run's own steps may begin after it.
+    """
+    return itertools.count(1)
 
 
 def whole(tree: Tree) -> Tree:
@@ -238,10 +262,10 @@ def met() -> bool:
 
 
 def gone(error: Exception) -> str:
-    """Return what is to be said of an error that a lost host leaves; else nothing.
+    """Return what is to be said of an error that a lost host may leave; else nothing.
 
     Where a connection breaks, the error of what went over it may come before JAX ends
-    the process.
+    the process. A sum may also fail of what is wrong here.
     """
     from jax.errors import JaxRuntimeError
 

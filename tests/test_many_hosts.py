@@ -185,7 +185,9 @@ def test_two_hosts_leave_what_one_leaves_after_the_same_best_step(alone, togethe
     )
     models = [load_file(x / "model/model.safetensors") for x in (workdir, alone[0])]
     for name, expected in models[1].items():
-        np.testing.assert_allclose(models[0][name], expected, atol=1e-3)
+        # Attention does not see a key's bias: Adam makes steps of mere rounding of it.
+        if not name.endswith("k_proj.bias"):
+            np.testing.assert_allclose(models[0][name], expected, atol=1e-4)
     assert f"{STEPS} steps in" in hosts.words(0)
     assert hosts.words(1) == ""
 

@@ -88,7 +88,10 @@ class _Kept:
 
 
 class Checkpoints:
-    """A run's checkpoints: asynchronous and atomic."""
+    """A run's checkpoints: asynchronous and atomic.
+
+    All hosts do the same with them, for they wait for each other in it.
+    """
 
     def __init__(
         self, workdir: epath.Path, keep: int, say: Say = lambda line: None
@@ -231,7 +234,8 @@ def steps_of(workdir: epath.Path) -> list[int]:
 def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
     """Return the model's parameters from a run's newest checkpoint that is whole.
 
-    Where the run has an average of them, it is that. Nothing of the run is changed.
+    Where the run has an average of them, it is that. Nothing of the run is changed. All
+    hosts must ask.
 
     Args:
         workdir: of the run.
@@ -321,10 +325,10 @@ def _first_whole(
     say: Say,
     advice: str,
 ) -> _Content | None:
-    """Return the first folder's content that all hosts can read, or None of none.
+    """Return the first folder's content that all hosts can read; all must ask.
 
     Args:
-        folders: to be tried in this order.
+        folders: to be tried in this order; with none there is no content.
         read: reads one, without other hosts.
         damaged: gets those before it, and why they are not it.
         say: is told of them.

@@ -40,7 +40,7 @@ class Choice:
     ) -> Best | None:
         """Return the best so far after a step; of equal ones it is the first.
 
-        Of several hosts the first decides.
+        Of several hosts the first decides, and all must ask.
 
         Raises:
             UserError: the metric is not among the scores.
@@ -73,7 +73,7 @@ class Alarm:
         self._since = time.monotonic()
 
     def rings(self) -> bool:
-        """Return whether the time is over, by the clock of the first host."""
+        """Return whether the time is over by the first host's clock; all must ask."""
         if not self._seconds:
             return False
         return hosts.first_says(time.monotonic() - self._since >= self._seconds)

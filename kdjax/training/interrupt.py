@@ -26,18 +26,15 @@ class Flag:
 
     signum: int | None = None
 
-    def stops_at(self, step: int) -> int | None:
-        """Return the signal that asked this process to stop at a step, or None.
+    def asked(self) -> int | None:
+        """Return the signal that asked this process to stop, or None.
 
-        Of several hosts any may have been asked, and all stop at the same step.
+        Of several hosts any may have been asked, all must call this, and all hear of it
+        in the same call.
         """
         if not hosts.several():
             return self.signum
-        from jax.experimental.multihost_utils import reached_preemption_sync_point
-
-        if not reached_preemption_sync_point(step):
-            return None
-        return self.signum or signal.SIGTERM
+        return (self.signum or signal.SIGTERM) if hosts.told_to_stop() else None
 
 
 @contextmanager
@@ -46,10 +43,23 @@ def stop_flag() -> Iterator[Flag]:
 
     Of several hosts SIGTERM is JAX's, which tells all of them.
     Outside of the main thread signals are left alone.
+
+    Raises:
+        Interrupted: a signal has come, and what was to be done with the flag ended as
+            if none had.
     """
     flag = Flag()
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(flag):
         yield flag
+    if (asked := flag.asked()) is not None:
+        raise Interrupted(asked)
+
+
+@contextmanager
+def _handled(flag: Flag) -> Iterator[None]:
+    """Let signals set a flag."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     shared = hosts.several()
 
@@ -65,7 +75,7 @@ def stop_flag() -> Iterator[Flag]:
     watched = (signal.SIGINT,) if shared else (signal.SIGINT, signal.SIGTERM)
     before = {signum: signal.signal(signum, ask) for signum in watched}
     try:
-        yield flag
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -45,7 +45,10 @@ class Step:
 
 
 class Journal:
-    """Follows the steps at a small distance, so that the devices never wait for it."""
+    """Follows the steps at a small distance, so that the devices never wait for it.
+
+    All hosts do so at the same distance, for each has but its rows of a skipped step.
+    """
 
     def __init__(
         self,
@@ -137,6 +140,6 @@ class Journal:
 
 
 def _records(batch: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return what a global batch says of its records, whole on every host."""
+    """Return what a global batch says of its records; all hosts must ask."""
     whole = multihost_utils.process_allgather(dict(batch), tiled=True)
     return {key: np.asarray(x).tolist() for key, x in whole.items()}

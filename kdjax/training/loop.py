@@ -127,7 +127,7 @@ def train(
         Interrupted: a signal asked to stop; a checkpoint of the last step is saved.
     """
     with (
-        ExitStack() as signals,  # none cuts what is being saved at the end
+        ExitStack() as signals,  # none cuts what is saved at the end, nor is lost then
         closing(Checkpoints(workdir, config.keep, say)) as checkpoints,
     ):
         with memory_explained(partial(about_state, program)):
@@ -247,7 +247,7 @@ def _all_steps(
         # While the first step compiles there is nothing to save.
         flag = flag or signals.enter_context(stop_flag())
         scores = run.score(step, evaluate)
-        asked = flag.stops_at(step)
+        asked = flag.asked()
         logged = run.config.logged(step)
         run.journal.add(Step(step, values, run.batch, logged, scores))
         saved = asked is not None or run.saves(step)
@@ -258,9 +258,6 @@ def _all_steps(
             run.save(step)
         if asked is not None:
             raise Interrupted(asked)
-    # It may have come while the last step was saved.
-    if flag and (asked := flag.stops_at(last + 1)) is not None:
-        raise Interrupted(asked)
     return scores
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 from ml_collections import ConfigDict
@@ -13,6 +14,8 @@ from kdjax.commands.schema import check_config
 from kdjax.commands.workdir import folder_of
 from kdjax.config import load_config
 from kdjax.errors import UserError
+from kdjax.training.checkpoints import Checkpoints
+from kdjax.training.interrupt import Interrupted
 
 ASSISTED = ({"student": "tiny-16"}, {"student": "nano-16", "teacher": "previous"})
 SHRUNK = (
@@ -114,6 +117,30 @@ def test_a_chain_stopped_in_its_second_stage_goes_on_bit_for_bit(
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+def test_a_signal_at_the_very_end_of_a_stage_stops_the_chain_too(
+    assisted, tmp_path, monkeypatch
+):
+    """While its last checkpoint is written; nothing is left to do of it but results."""
+    shutil.copytree(assisted.parent / "teacher", tmp_path / "teacher")
+    close = Checkpoints.close
+
+    def disturbed(self):
+        signal.raise_signal(signal.SIGTERM)
+        close(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "close", disturbed)
+        with pytest.raises(Interrupted):
+            chain(tmp_path, "chain")
+    there = tmp_path / "chain"
+    assert (there / "1/checkpoints/4").is_dir()
+    assert not (there / "1/results.json").exists()
+    assert not (there / "2").exists()
+    chain(tmp_path, "chain")
+    assert weights(there) == weights(assisted)
+    assert weights(there / "1") == weights(assisted / "1")
 
 
 def test_a_student_that_shrinks_learns_from_the_teacher_and_inherits(folder):

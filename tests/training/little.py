@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from kdjax.parallel import make_mesh
+from kdjax.parallel import host_rows, make_mesh
 from kdjax.training.loop import LoopConfig, train
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import build_program
@@ -53,8 +53,10 @@ def records(step):
 
 
 def batches():
+    rows = host_rows(ROWS, MESH)
+
     def batch(k):
-        return {"index": np.array(records(k + 1), np.int32)}
+        return {"index": np.array(records(k + 1), np.int32)[rows]}
 
     return iter(grain.MapDataset.range(1000).map(batch).to_iter_dataset())
 

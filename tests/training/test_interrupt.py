@@ -4,7 +4,9 @@ import signal
 import threading
 
 import pytest
+from training.little import assert_equal, fit
 
+from kdjax.training.checkpoints import Checkpoints
 from kdjax.training.interrupt import Interrupted, stop_flag
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -15,11 +17,14 @@ def handlers():
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_the_first_signal_is_remembered_and_stops_nothing(signum):
-    with stop_flag() as flag:
-        assert flag.stops_at(1) is None
+def test_the_first_signal_is_remembered_and_stops_nothing_before_the_end(signum):
+    before, done = handlers(), []
+    with pytest.raises(Interrupted) as stopped, stop_flag() as flag:
+        assert flag.asked() is None
         signal.raise_signal(signum)
-        assert flag.stops_at(2) == signum
+        done.append(flag.asked())
+    assert done == [signum] == [stopped.value.signum]
+    assert handlers() == before
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -47,10 +52,37 @@ def test_handlers_come_back_however_it_ends():
 
 
 def test_every_run_begins_without_a_signal():
-    with stop_flag():
+    with pytest.raises(Interrupted), stop_flag():
         signal.raise_signal(signal.SIGTERM)
     with stop_flag() as flag:
-        assert flag.stops_at(1) is None
+        assert flag.asked() is None
+
+
+def test_an_error_goes_before_a_signal():
+    with pytest.raises(RuntimeError), stop_flag():
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_is_heard_after_it(
+    tmp_path, monkeypatch
+):
+    """The same command then has nothing left to train."""
+    close, told = Checkpoints.close, []
+
+    def disturbed(self):
+        signal.raise_signal(signal.SIGTERM)
+        close(self)
+
+    expected = fit(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "close", disturbed)
+        with pytest.raises(Interrupted) as stopped:
+            fit(tmp_path / "run")
+    assert stopped.value.signum == signal.SIGTERM
+    found = fit(tmp_path / "run", watch=[lambda step, numbers: told.append(step)])
+    assert_equal(found, expected)
+    assert told == []
 
 
 def test_outside_of_the_main_thread_signals_are_left_alone():
