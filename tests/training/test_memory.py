@@ -22,7 +22,7 @@ from kdjax.training.steps import build_program
 
 ROWS, TIB = 16, 2**40
 # With it a batch needs more than the 128 TiB that a process can address.
-SIDE = 700_000
+SIDE = 1_600_000
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Greedy:
 
         def see(rows):
             x = trained.model(rows["x"])
-            table = jnp.sin(x[:, :, None] * along[:, None] + along)
+            table = jax.lax.stop_gradient(x)[:, :, None] * along[:, None] + along
             # Sorted along one axis and then along the other, so it is there whole.
-            return jnp.sort(jnp.sort(table, axis=1), axis=2)[:, 0, :1]
+            return x + jnp.sort(jnp.sort(jnp.sin(table), axis=1), axis=2)[:, 0, :1]
 
         return in_parts(see, {"x": batch["x"]}, self.microbatch).mean(), {}
 
@@ -54,20 +54,20 @@ def batches():
 
 def test_what_would_fit_is_named_when_memory_is_short(tmp_path, monkeypatch):
     """The step really fails; what the device has is made up, for a CPU has less."""
-    monkeypatch.setattr(memory, "device_limit", lambda device: 100 * TIB)
+    monkeypatch.setattr(memory, "device_limit", lambda device: 50 * TIB)
     program = build_program(Greedy(SIDE), OPTIMIZER, MESH)
     with pytest.raises(UserError) as told:
         train(program, LOOP, batches=batches(), workdir=epath.Path(tmp_path))
     said = re.fullmatch(
         r"the step needs ([\d.]+) GiB on each device \(0.0 of arguments, ([\d.]+) "
-        r"temporary, 0.0 of outputs\), and a device has 102400.0 GiB for this and all "
+        r"temporary, 0.0 of outputs\), and a device has 51200.0 GiB for this and all "
         r"else: set microbatch to (\d+), with which it needs ([\d.]+) GiB",
         str(told.value),
     )
     needed, temporary, microbatch, left = map(float, said.groups())
     assert needed == temporary > 128 * 1024
     assert microbatch == 4
-    assert left == pytest.approx(needed / 4, rel=0.1) and left < 102400
+    assert left == pytest.approx(needed / 4, rel=0.1) and left < 51200
     inputs = (program.init(0, 8), None, to_global(next(batches()), MESH))
     found = memory.step_memory(program, *inputs)
     assert found.total / 2**30 == pytest.approx(needed, abs=0.1)
@@ -87,7 +87,7 @@ class Huge(Fit):
 
 def test_a_state_that_is_too_large_is_told_apart(monkeypatch):
     """Told of the error that the allocator raises; the state itself is not made."""
-    monkeypatch.setattr(memory, "device_limit", lambda device: 100 * TIB)
+    monkeypatch.setattr(memory, "device_limit", lambda device: 50 * TIB)
     program = build_program(Huge(), OPTIMIZER, MESH)
     # Kernel and two moments, in float32.
     assert memory.state_memory(program) == pytest.approx(3 * 4 * 2**48)
