@@ -87,7 +87,7 @@ class Huge(Fit):
 
 def test_a_state_that_is_too_large_is_told_apart(monkeypatch):
     """Told of the error that the allocator raises; the state itself is not made."""
-    monkeypatch.setattr(memory, "device_limit", lambda device: 50 * TIB)
+    monkeypatch.setattr(memory, "device_limit", lambda device: 100 * TIB)
     program = build_program(Huge(), OPTIMIZER, MESH)
     # Kernel and two moments, in float32.
     assert memory.state_memory(program) == pytest.approx(3 * 4 * 2**48)
