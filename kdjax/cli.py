@@ -274,6 +274,8 @@ def _opened(
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print a plan; this process computes nothing, so it wants no accelerator."""
+    if arguments.json == "":
+        raise UserError("--json is empty; give the file to write")
     # JAX reads these when it starts; what it finds in a cache no compiler writes down.
     uncached = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     os.environ.update({**uncached, **QUIET_LIBTPU})
@@ -297,8 +299,6 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"--slices={arguments.slices} joins TPU slices of one shape; leave it out "
             "with --fit"
         )
-    if arguments.json == "":
-        raise UserError("--json is empty; give the file to write")
     path = epath.Path(arguments.json) if arguments.json else None
     if path is not None:
         if path.is_dir():

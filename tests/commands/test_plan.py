@@ -172,6 +172,15 @@ def test_of_what_does_not_fit_nothing_is_made_up():
     )
 
 
+def test_a_file_without_a_name_is_refused():
+    words = ["plan", f"--config={SCENES}", "--topology=h100:1", "--json="]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdjax", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "kdjax: --json is empty; give the file to write\n"
+
+
 def test_without_the_compiler_of_tpus_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)  # as where it is not installed
     with pytest.raises(UserError, match=r"pip install 'kdjax\[plan\]'"):
