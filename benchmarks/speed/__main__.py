@@ -222,7 +222,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     asked = parser.parse_args(argv)
     missing = [x for x in PEER if not asked.alone and not importlib.util.find_spec(x)]
     if missing:
-        parser.error(f"{' and '.join(missing)} are missing: make bench, or --alone")
+        parser.error(
+            f"PyTorch's side needs {' and '.join(missing)}: make bench, or --alone"
+        )
     try:
         check_written(asked.out)
     except OSError as error:

@@ -61,7 +61,7 @@ def test_a_busy_machine_is_named():
         (("--alone", "--compiled"), "not allowed with argument --alone"),
         (("--alone", "--out", f"{__file__}/speed.json"), "results cannot be written"),
         (("--alone", "--out", str(ROOT)), "results cannot be written"),
-        ((), "torch and transformers are missing: make bench, or --alone"),
+        ((), "needs torch and transformers: make bench, or --alone"),
     ],
 )
 def test_what_cannot_be_timed_is_one_sentence(options, said, capsys, monkeypatch):
