@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import select
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kdjax import hosts
@@ -15,6 +17,7 @@ from kdjax.errors import NoRoom, Transient, UserError
 from kdjax.process import listening, prepare, quiet_libraries
 
 if TYPE_CHECKING:
+    from etils import epath
     from ml_collections import ConfigDict
 
     from kdjax.commands.reporter import Reporter
@@ -44,7 +47,6 @@ QUIET_LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
@@ -173,6 +175,29 @@ def _add_hosts(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    try:
+        try:
+            return _status(argv)
+        finally:
+            print(end="", flush=True)  # which says it now if nobody reads what there is
+    except BrokenPipeError:
+        if not (unread := _unread()):
+            raise
+        for place in unread:  # what is still to be written at the end goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+        return 128 + signal.SIGPIPE
+
+
+def _unread() -> list[int]:
+    """Return which of standard output and error nobody reads any more."""
+    poll = select.poll()
+    for place in (1, 2):
+        poll.register(place, 0)  # of what is wrong it tells in any case
+    return [place for place, event in poll.poll(0) if event & select.POLLERR]
+
+
+def _status(argv: Sequence[str] | None) -> int:
+    """Do what was typed, say in a line why not, and return the exit status."""
     arguments, overrides = parser().parse_known_args(argv)
     stopped = GOES_ON if "workdir" in arguments else STOPPED
     try:
@@ -249,6 +274,8 @@ def _opened(
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print a plan; this process computes nothing, so it wants no accelerator."""
+    if arguments.json == "":
+        raise UserError("--json is empty; give the file to write")
     # JAX reads these when it starts; what it finds in a cache no compiler writes down.
     uncached = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     os.environ.update({**uncached, **QUIET_LIBTPU})
@@ -264,7 +291,7 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from kdjax.commands.reporter import Reporter
     from kdjax.commands.smallest import smallest
     from kdjax.config import load_config
-    from kdjax.files import make_folder, write_whole
+    from kdjax.files import make_folder
 
     config, name = load_config(arguments.config, overrides), arguments.topology
     if arguments.slices != 1 and arguments.fit:
@@ -281,12 +308,29 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         found = smallest(config, name, Reporter())
     else:
         found = apart(plan, config, name, arguments.slices, Reporter())
-    print("\n".join(lines(found)))
+    print("\n".join(lines(found)), flush=True)
     if path is not None:
-        try:
-            write_whole(path, f"{json.dumps(as_json(found), indent=2)}\n".encode())
-        except OSError as error:
-            raise UserError(f"--json={path} cannot be written: {error}") from error
+        _write_json(path, as_json(found))
+
+
+def _write_json(path: "epath.Path", told: Mapping[str, Any]) -> None:
+    """Write what is told to a file, or after the lines where that is where they go.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from kdjax.files import write_whole
+
+    text, there = f"{json.dumps(told, indent=2)}\n", Path(path)
+    try:
+        if there.exists() and os.path.samestat(there.stat(), os.fstat(1)):
+            print(text, end="", flush=True)
+        else:
+            write_whole(path, text.encode())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"--json={path} cannot be written: {error}") from error
 
 
 def run(

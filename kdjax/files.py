@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec
 
 from etils import epath
@@ -56,9 +57,15 @@ def _whole(path: epath.Path) -> Iterator[epath.Path]:
     """Give where to write a file so that nobody ever finds a part of it.
 
     In a bucket an object appears when it is complete; elsewhere it is renamed to its
-    name when it is on the disk.
+    name when it is on the disk. What is there and is no file, such as a device or a
+    pipe, is written into, and so is what a link leads to.
     """
     if "://" in str(path):
+        yield path
+        return
+    real = Path(path).resolve()
+    path = epath.Path(real)
+    if real.exists() and not real.is_file():
         yield path
         return
     partial = path.with_name(f"{path.name}.partial")

@@ -170,6 +170,24 @@ def test_info_names_what_can_be_chosen():
         assert word in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["info"], 128 + signal.SIGPIPE, ""),
+        (["--help"], 0, ""),
+        (["info", "--no"], 2, "kdjax: '--no' is not an option of kdjax info\n"),
+    ],
+)
+def test_where_nobody_reads_on_it_ends_in_silence(words, status, said):
+    """As of `kdjax info | true`; what is wrong with the input is told in any case."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "kdjax", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_what_is_compiled_is_kept_from_python_too(tmp_path):
     """In a notebook that has compiled something before, and unless JAX knows where."""
     code = (

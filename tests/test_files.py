@@ -1,5 +1,7 @@
 """A file is there whole or not at all."""
 
+import os
+
 import pytest
 from etils import epath
 
@@ -33,6 +35,24 @@ def test_a_copy_is_whole_too(tmp_path):
         copy_file(epath.Path(tmp_path / "nothing"), path)
     assert path.read_bytes() == content
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "source"]
+
+
+def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(epath.Path(pipe), b"told")
+    assert os.read(reader, 9) == b"told"
+    os.close(reader)
+    assert pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    file, link = tmp_path / "a.json", tmp_path / "link"
+    link.symlink_to(file)
+    write_whole(epath.Path(link), b"told")
+    assert link.is_symlink() and file.read_bytes() == b"told"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "link"}
 
 
 @pytest.mark.parametrize(

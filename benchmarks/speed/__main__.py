@@ -5,11 +5,13 @@
 
 Each side has a process of its own, which waits while the other works. A round is some
 steps of one side and then as many of the other; a ratio is that of one round, so what
-slows the machine down slows both. The losses of the first step are printed: where the
+comes and goes over minutes is in both. What else runs at the time is not: it may slow
+one side more than the other. The losses of the first step are printed: where the
 widths of both models are equal so are they, for both sides begin with the same weights.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -22,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.speed.cases import KINDS, PAIRS, Case
 
@@ -30,6 +32,9 @@ RESULTS = Path(__file__).parents[1] / "results"
 TINY = {"nano-16": "tiny-16"}
 # On accelerators.
 LARGE = {"vit-b-16": "vit-l-14"}
+# What the peer's side imports, instruction sets that tell apart what CPUs can do, and
+# the load of a core up to which a machine has nothing else to do.
+PEER, SETS, IDLE = ("torch", "transformers"), ("avx2", "avx512f", "amx_bf16"), 0.5
 COMPILED = Case("distill", "vit-t-16", "vit-l-14", 256, "float32", "none", "")
 
 
@@ -143,39 +148,103 @@ def start_up() -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers are of."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [x.partition(":")[2].strip() for x in lines if x[:10] == "model name"]
-        cpu = names[0] if names else cpu
+    told = cpu_told()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     return {
-        "cpu": cpu,
+        "cpu": told.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
+        "instructions": [x for x in SETS if x in told.get("flags", "").split()],
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg(),
+        "commit": commit.stdout.strip() or None,
     }
 
 
+def cpu_told() -> dict[str, str]:
+    """Return what Linux tells of the first core."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def busy(load: float, cores: int) -> str:
+    """Return what to say where other work keeps a machine busy, or nothing."""
+    if load <= IDLE * cores:
+        return ""
+    return (
+        f"the machine is busy (load {load:.1f} on {cores} cores), which may slow one "
+        "side more than the other: these ratios are not those of an idle one"
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def positive(text: str) -> int:
+    """Return a number that is given as text."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return what is asked for."""
-    parser = argparse.ArgumentParser(
+    """Return what is asked for and can be done."""
+    parser = Parser(
         prog="python -m benchmarks.speed", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--tiny", action="store_true", help="small models")
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--tiny", action="store_true", help="small models")
+    models.add_argument(
         "--large", action="store_true",
         help="ViT-L/14 to ViT-B/16 in bfloat16, for accelerators",
     )  # fmt: skip
-    parser.add_argument("--alone", action="store_true", help="without PyTorch")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile too")
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument("--alone", action="store_true", help="without PyTorch")
+    peers.add_argument("--compiled", action="store_true", help="torch.compile too")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="of a round")
-    parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
+    parser.add_argument("--batch", type=positive, default=8)
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--steps", type=positive, default=2, help="of a round")
+    # Both sides can do these.
+    parser.add_argument("--remat", default="none", choices=("none", "full"))
     parser.add_argument("--out", type=Path, help="a file; by default beside the code")
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    missing = [x for x in PEER if not asked.alone and not importlib.util.find_spec(x)]
+    if missing:
+        parser.error(
+            f"PyTorch's side needs {' and '.join(missing)}: make bench, or --alone"
+        )
+    try:
+        check_written(asked.out)
+    except OSError as error:
+        parser.error(f"the results cannot be written ({error}): give another --out")
+    return asked
+
+
+def check_written(file: Path | None) -> None:
+    """Find out whether results can be written, before there are any.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder = RESULTS if file is None else file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    if file is not None and file.exists():
+        with file.open("a"):
+            pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,7 +253,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = TINY if asked.tiny else LARGE if asked.large else PAIRS
     dtype = "bfloat16" if asked.large else "float32"
     peers = [] if asked.alone else ["eager", *(["compiled"] if asked.compiled else [])]
-    results = []
+    found: dict[str, Any] = {"machine": machine(), "results": []}
+    if said := busy(found["machine"]["load"][0], found["machine"]["cores"]):
+        print(said, file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         for student, teacher in pairs.items():
             plain = Case("forward", student, teacher, asked.batch, dtype, asked.remat,
@@ -192,16 +263,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             for kind in asked.kinds:
                 case = replace(plain, kind=kind)
                 print(f"{case.name}, batch {case.batch}, {dtype}", flush=True)
-                results.append(compare(case, peers, asked.rounds, asked.steps))
-                print("\n".join(lines_of(results[-1])), flush=True)
-    found: dict[str, Any] = {"machine": machine(), "results": results}
+                result = compare(case, peers, asked.rounds, asked.steps)
+                print("\n".join(lines_of(result)), flush=True)
+                found["results"].append(result)
     if not asked.tiny:
         found["start_up"] = start_up()
         for name, seconds in found["start_up"].items():
             print(f"{name}: {seconds:.2f} s")
-    device = results[0]["said"]["kdjax"]["device"].lower().replace(" ", "-")
+    device = found["results"][0]["said"]["kdjax"]["device"].lower().replace(" ", "-")
     path = asked.out or RESULTS / f"speed-{device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=2) + "\n")
     print(path)
 

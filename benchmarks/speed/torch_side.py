@@ -106,6 +106,17 @@ class Loss(torch.nn.Module):
         return loss + OBJECTIVES["fd"] * far
 
 
+def groups_of(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return parameters that are decayed, as kdjax's are, and those that are not."""
+    groups = [
+        {"params": [], "weight_decay": x} for x in (OPTIMIZER["weight_decay"], 0.0)
+    ]
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim > 1 and "position_embedding" not in name
+        groups[0 if matrix else 1]["params"].append(parameter)
+    return groups
+
+
 def steps_of(case: Case, faster: bool) -> tuple[float, Callable[[int], None]]:
     """Return the first loss, and what makes steps."""
     dtype = getattr(torch, case.dtype)
@@ -116,11 +127,10 @@ def steps_of(case: Case, faster: bool) -> tuple[float, Callable[[int], None]]:
     model = Loss(student, teacher).to(DEVICE).train()
     batch = batch_of(case, student)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        groups_of(model),
         lr=OPTIMIZER["learning_rate"],
         betas=(0.9, OPTIMIZER["b2"]),
         eps=1e-8,
-        weight_decay=OPTIMIZER["weight_decay"],
         fused=DEVICE == "cuda",
     )
     half = torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32)

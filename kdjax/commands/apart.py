@@ -70,6 +70,7 @@ def _answer(
     sender: Connection, folder: str, function: Callable[..., Any], given: tuple[Any]
 ) -> None:
     tempfile.tempdir = folder
+    os.environ["TMPDIR"] = folder  # where libraries such as libtpu write what they log
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
         answer = True, function(*given)

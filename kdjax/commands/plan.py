@@ -74,6 +74,18 @@ class Plan:
         """Whether a step fits into the memory of a device."""
         return self.roofline is not None and self.needed <= self.limit
 
+    @property
+    def step(self) -> float | None:
+        """Seconds of a step: what no step beats where another machine's is compiled.
+
+        That has the products of what would run, but traffic and collectives of its own.
+        """
+        if self.roofline is None:
+            return None
+        if self.compiled_for_it:
+            return self.roofline.step
+        return self.roofline.seconds["compute"]
+
 
 def plan(config: ConfigDict, name: str, slices: int, reporter: Reporter) -> Plan:
     """Return what a run takes of a machine that need not be here.

@@ -24,9 +24,9 @@ UNKNOWN = (
     "run",
 )
 SIMULATED = (
-    "compiled for CPU devices in place of GPUs, whose compiler needs one: arguments, "
-    "FLOPs and what devices say to each other hold; temporary memory and traffic are "
-    "those of a CPU's program"
+    "compiled for CPU devices in place of GPUs, whose compiler needs one: arguments "
+    "and FLOPs hold; temporary memory, traffic and what devices say to each other are "
+    "those of a CPU's program, so time is of the products alone, which no step beats"
 )
 
 
@@ -95,11 +95,11 @@ def lines(plan: Plan) -> list[str]:
     if not plan.compiled_for_it:
         told.append(f"note        {SIMULATED}")
     told += ["", *_memory(plan)]
-    if plan.roofline is not None:
+    if plan.roofline is not None and plan.step is not None:
         told += ["", *_work(plan, plan.roofline)]
         if plan.roofline.collectives:
             told += ["", *_exchanges(plan.roofline)]
-        told += ["", *_time(plan, plan.roofline)]
+        told += ["", *_time(plan, plan.roofline, plan.step)]
     return told
 
 
@@ -157,16 +157,20 @@ def _exchanges(found: Roofline) -> list[str]:
     ]
 
 
-def _time(plan: Plan, found: Roofline) -> list[str]:
+def _time(plan: Plan, found: Roofline, step: float) -> list[str]:
     told = ["time of a step at full rates, ms"]
-    told += [_row(part, 1e3 * seconds) for part, seconds in found.seconds.items()]
-    told.append(_row("step", 1e3 * found.step, f"bottleneck: {found.bottleneck}"))
-    run = whole_run(plan, found)
-    told += ["", f"the run     {run['samples_per_second']:,.0f} samples/s"]
+    if plan.compiled_for_it:
+        told += [_row(part, 1e3 * seconds) for part, seconds in found.seconds.items()]
+        told.append(_row("step", 1e3 * step, f"bottleneck: {found.bottleneck}"))
+    else:
+        told.append(_row("compute", 1e3 * step, "a step takes at least that"))
+    least, most = ("", "") if plan.compiled_for_it else ("at least ", "at most ")
+    run = whole_run(plan, step)
+    told += ["", f"the run     {most}{run['samples_per_second']:,.0f} samples/s"]
     epochs = f", {run['epochs']:.1f} epochs" if "epochs" in run else ""
     told.append(
         f"            {run['steps']:,} steps, {run['samples'] / 1e6:,.1f} M samples"
-        f"{epochs}: {run['hours']:.2f} h, {run['chip_hours']:,.1f} chip-hours"
+        f"{epochs}: {least}{run['hours']:.2f} h, {run['chip_hours']:,.1f} chip-hours"
     )
     return told
 
@@ -175,16 +179,16 @@ def _row(name: str, value: float, more: str = "") -> str:
     return f"  {name:<10}{value:>10.2f}  {more}".rstrip()
 
 
-def whole_run(plan: Plan, found: Roofline) -> dict[str, Any]:
-    """Return what the whole run takes, if every step takes what the roofline says."""
+def whole_run(plan: Plan, step: float) -> dict[str, Any]:
+    """Return what the whole run takes, if every step takes so many seconds."""
     steps, batch = plan.config.steps, plan.config.batch_size
-    hours = steps * found.step / 3600
+    hours = steps * step / 3600
     size = plan.config.data.get("size")
     return {
         "steps": steps,
         "samples": steps * batch,
         **({"epochs": steps * batch / size} if size else {}),
-        "samples_per_second": batch / found.step,
+        "samples_per_second": batch / step,
         "hours": hours,
         "chip_hours": hours * plan.devices,
     }
@@ -210,14 +214,15 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
         },
         "model_flops": plan.model_flops,
     }
-    if found is None:
+    if found is None or plan.step is None:
         return told | dict.fromkeys(UNKNOWN)
+    parts = found.seconds if plan.compiled_for_it else {"compute": plan.step}
     return told | {
         "flops": found.flops,
         "traffic": found.traffic,
         "unknown_loops": found.unknown_loops,
         "collectives": [vars(x) for x in together(found.collectives)],
-        "seconds": {**found.seconds, "step": found.step},
-        "bottleneck": found.bottleneck,
-        "run": whole_run(plan, found),
+        "seconds": {**dict.fromkeys(found.seconds), **parts, "step": plan.step},
+        "bottleneck": found.bottleneck if plan.compiled_for_it else None,
+        "run": whole_run(plan, plan.step),
     }

@@ -13,18 +13,26 @@ from jax.sharding import Mesh
 from kdjax.errors import UserError
 from kdjax.parallel.chips import CHIPS, Chip
 
-FORM = re.compile(r"([\w-]+):([1-9]\d*(?:x[1-9]\d*){0,2})")
+FORM = re.compile(r"([\w-]+):([1-9]\d{0,6}(?:x[1-9]\d{0,6}){0,2})")
 FORMS = "such as v5e:16x16, v5p:4x4x4 or h100:8"
-# GPUs of one machine, which reach each other by their links.
-MACHINE = 8
-# Slices that can be rented, from small to large, as Google Cloud's pages list them.
+# GPUs of one machine, which reach each other by their links, and the most that a plan
+# counts for, each of which is a device of this machine's CPU.
+MACHINE, MOST_GPUS = 8, 1024
+# Slices that can be rented, from small to large, as Google Cloud's pages of the chips
+# and of TPUs in Kubernetes list them.
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-SOLID = ("2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 SHAPES = {
     **dict.fromkeys(("v5e", "v6e"), FLAT),
     **dict.fromkeys(("v4", "v5p"), SOLID),
 }
+# Chips of the largest slice of those that are also put together of cubes of 4x4x4.
+LARGEST = {"v4": 4096, "v5p": 6144}
+CUBE = 4
 GPUS = ("1", "2", "4", "8", "16", "32", "64", "128", "256")
+# What to ask libtpu for where both cores of a chip are one device only then; on the
+# machine itself JAX has them so.
+AS_ONE = {"v4": {"chip_config_name": "megacore"}}
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def parse(name: str) -> tuple[str, str]:
     """Return the chip and the shape of a topology's name.
 
     Raises:
-        UserError: it is no such name, or there is no such chip.
+        UserError: it is no such name, there is no such chip, or none in that shape.
     """
     found = FORM.fullmatch(name)
     if found is None or found[1] not in CHIPS:
@@ -68,7 +76,37 @@ def parse(name: str) -> tuple[str, str]:
             f"the topology is {name!r}; give a chip ({', '.join(CHIPS)}) and a shape, "
             f"{FORMS}"
         )
-    return found[1], found[2]
+    chip, shape = found[1], found[2]
+    if not _there_is(chip, tuple(map(int, shape.split("x")))):
+        raise UserError(f"there is no topology {name!r}: {_those_of(chip)}")
+    return chip, shape
+
+
+def _there_is(chip: str, sizes: tuple[int, ...]) -> bool:
+    """Return whether a chip can be rented in a shape of these sizes."""
+    number = math.prod(sizes)
+    if chip not in SHAPES:
+        machines = number <= MACHINE or number % MACHINE == 0
+        return len(sizes) == 1 and machines and number <= MOST_GPUS
+    cubes = len(sizes) == 3 and all(size % CUBE == 0 for size in sizes)
+    larger = cubes and sizes == tuple(sorted(sizes)) and number <= LARGEST.get(chip, 0)
+    return larger or "x".join(map(str, sizes)) in SHAPES[chip]
+
+
+def _those_of(chip: str) -> str:
+    """Return what to say of the shapes of a chip."""
+    if chip not in SHAPES:
+        return (
+            f"give a number of {chip}, up to {MACHINE} or a multiple of {MACHINE} up "
+            f"to {MOST_GPUS}"
+        )
+    told = f"shapes of {chip} are {', '.join(SHAPES[chip])}"
+    if chip in LARGEST:
+        told += (
+            f" and other multiples of {CUBE}, the smallest first, of up to "
+            f"{LARGEST[chip]} chips"
+        )
+    return told
 
 
 def count(name: str) -> int:
@@ -108,7 +146,7 @@ def topology(name: str, slices: int = 1) -> Topology:
         UserError: there is none of that name, libtpu is missing, or there are too few
             CPU devices to stand for GPUs.
     """
-    chip, shape = parse(name)
+    chip, _ = parse(name)
     if slices < 1:
         raise UserError(f"slices is {slices}; give how many of {name} there are")
     if chip not in SHAPES and slices > 1:
@@ -122,10 +160,10 @@ def topology(name: str, slices: int = 1) -> Topology:
                 f"--xla_force_host_platform_device_count={count(name)} before it starts"
             )
         return Topology(name, CHIPS[chip], "gpu", devices)
-    return Topology(name, CHIPS[chip], "tpu", _tpus(name, shape, slices))
+    return Topology(name, CHIPS[chip], "tpu", _tpus(name, chip, slices))
 
 
-def _tpus(name: str, shape: str, slices: int) -> Sequence[Any]:
+def _tpus(name: str, chip: str, slices: int) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "to plan for TPUs needs their compiler, which is no TPU: pip install "
@@ -133,15 +171,14 @@ def _tpus(name: str, shape: str, slices: int) -> Sequence[Any]:
         )
     from jax.experimental import topologies
 
-    more = {"num_slices": slices} if slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    more |= AS_ONE.get(chip, {})
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:  # of many kinds, by the version of the library
-        chip = name.partition(":")[0]
-        known, several = ", ".join(SHAPES[chip]), f" of {slices} slices"
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"there is no topology {name!r}{several * bool(more)} ({said}): shapes of "
-            f"{chip} are {known}"
+            f"libtpu knows no topology {name!r} of {slices} slices ({said}): "
+            f"{_those_of(chip)}"
         ) from error
     return found.devices

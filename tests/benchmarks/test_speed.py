@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import benchmarks.speed.__main__ as speed
+from benchmarks.speed.__main__ import busy
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,7 +33,9 @@ def test_a_distillation_is_timed_round_by_round(tmp_path):
     assert "ms a step" in line and "model TFLOP/s" in line
     assert where == str(file)
     found = json.loads(file.read_text())
-    assert found["machine"]["cores"] >= 1
+    machine = found["machine"]
+    assert machine["cores"] >= 1 and machine["memory"] > 2**28
+    assert {"instructions", "commit", "load"} <= machine.keys()
     (result,) = found["results"]
     seconds = result["seconds"]["kdjax"]
     assert len(seconds) == 2 and all(x > 0 for x in seconds)
@@ -37,7 +44,29 @@ def test_a_distillation_is_timed_round_by_round(tmp_path):
     assert said["peak"] is None and said["flops"] > 0 and said["loss"] > 0
 
 
-def test_what_cannot_be_timed_is_refused():
-    done = run("--kinds", "backward")
-    assert done.returncode == 2
-    assert "invalid choice: 'backward'" in done.stderr
+def test_a_busy_machine_is_named():
+    assert busy(0.9, 2) == ""
+    assert busy(6.0, 2).startswith("the machine is busy (load 6.0 on 2 cores)")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--kinds", "backward"), "invalid choice: 'backward'"),
+        (("--rounds", "0"), "--rounds: '0' is no number from 1 on"),
+        (("--steps", "0"), "--steps: '0' is no number from 1 on"),
+        (("--batch", "-2"), "--batch: "),
+        (("--remat", "dots"), "--remat: invalid choice: 'dots'"),
+        (("--tiny", "--large"), "not allowed with argument --tiny"),
+        (("--alone", "--compiled"), "not allowed with argument --alone"),
+        (("--alone", "--out", f"{__file__}/speed.json"), "results cannot be written"),
+        (("--alone", "--out", str(ROOT)), "results cannot be written"),
+        ((), "needs torch and transformers: make bench, or --alone"),
+    ],
+)
+def test_what_cannot_be_timed_is_one_sentence(options, said, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        speed.parse(options)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and said in told and told.count("\n") == 1

@@ -19,6 +19,9 @@ def test_what_a_function_returns_comes_back_and_its_folder_goes():
     folder = Path(apart(tempfile.mkdtemp))
     assert folder.is_absolute() and not folder.exists()
     assert not folder.parent.exists()
+    # Where libraries that are not Python's look.
+    where = Path(apart(os.getenv, "TMPDIR"))
+    assert where.parent == folder.parent.parent and not where.exists()
 
 
 def test_what_is_wrong_with_the_input_comes_back_as_it_was_said():

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from kdjax.commands.plan import plan
+from kdjax.commands.plan import Plan, plan
 from kdjax.commands.plan_lines import as_json, lines
 from kdjax.commands.planned import config_of
 from kdjax.commands.reporter import Reporter
 from kdjax.config import load_config
 from kdjax.errors import UserError
 from kdjax.models import architecture
+from kdjax.parallel.chips import CHIPS
+from kdjax.parallel.roofline import Roofline
 
 SCENES, CLIP_KD = (
     "configs/distill/scenes.py",
@@ -45,11 +47,32 @@ def planned(tmp_path_factory):
     return done.stdout, json.loads(path.read_text())
 
 
+@pytest.fixture
+def planned_tpu():
+    """A plan for a TPU, of stated numbers."""
+    chip = CHIPS["v5e"]
+    found = Roofline(chip, chip.peak, int(2 * chip.bandwidth), ())
+    return Plan(
+        topology="v5e:1x1",
+        compiled_for_it=True,
+        mesh={"data": 1, "fsdp": 1, "tensor": 1},
+        config=one(),
+        models={},
+        model_flops=0,
+        state=0,
+        needed=1.0,
+        limit=2.0,
+        memory=None,
+        roofline=found,
+        seconds=0.0,
+    )
+
+
 def test_a_plan_says_memory_work_and_time(planned):
     told, numbers = planned
     for words in (
         "memory of a device, GiB",
-        "bottleneck: ",
+        "a step takes at least that",
         "chip-hours",
         "in place of",
     ):
@@ -57,10 +80,25 @@ def test_a_plan_says_memory_work_and_time(planned):
     memory, run, seconds = (numbers[k] for k in ("memory", "run", "seconds"))
     parts = memory["arguments"] + memory["temporary"] + memory["outputs"]
     assert memory["needed"] == parts < memory["limit"] and numbers["fits"]
-    assert seconds["step"] == max(seconds.values()) == seconds[numbers["bottleneck"]]
     assert run["hours"] == pytest.approx(run["steps"] * seconds["step"] / 3600)
     assert run["chip_hours"] == pytest.approx(DEVICES * run["hours"])
     assert run["epochs"] == run["steps"] * ROWS / 10_000
+
+
+def test_of_a_program_of_another_machine_the_products_alone_take_time(planned):
+    told, numbers = planned
+    seconds = numbers["seconds"]
+    assert seconds["step"] == seconds["compute"] == numbers["flops"] / 989e12
+    assert seconds["memory"] is seconds["links"] is numbers["bottleneck"] is None
+    assert "bottleneck" not in told and ": at least " in told
+
+
+def test_a_step_of_the_machine_itself_takes_as_long_as_its_longest_part(planned_tpu):
+    found = as_json(planned_tpu)
+    seconds = found["seconds"]
+    assert seconds["step"] == seconds[found["bottleneck"]] == seconds["memory"] == 2.0
+    assert found["run"]["hours"] == found["run"]["steps"] * 2.0 / 3600
+    assert "bottleneck: memory" in "\n".join(lines(planned_tpu))
 
 
 def test_flops_are_those_of_a_hand_count(planned):
@@ -132,6 +170,15 @@ def test_of_what_does_not_fit_nothing_is_made_up():
     assert (
         numbers["memory"]["temporary"] is numbers["traffic"] is numbers["run"] is None
     )
+
+
+def test_a_file_without_a_name_is_refused():
+    words = ["plan", f"--config={SCENES}", "--topology=h100:1", "--json="]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdjax", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "kdjax: --json is empty; give the file to write\n"
 
 
 def test_without_the_compiler_of_tpus_the_extra_is_named(monkeypatch):
