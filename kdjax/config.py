@@ -202,9 +202,20 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def config_hash(command: str, config: ConfigDict) -> str:
-    """Return what names a run: twelve hex digits of its command and config."""
-    text = json.dumps([command, _computed(to_plain(config))], sort_keys=True)
+def config_hash(
+    command: str,
+    config: ConfigDict | Mapping[str, Any],
+    made_from: Mapping[str, Any] | None = None,
+) -> str:
+    """Return what names a run: twelve hex digits.
+
+    Args:
+        command: that it is of.
+        config: of the run.
+        made_from: what is known of the runs that the config names, if it is to count.
+    """
+    known = [to_plain(made_from)] if made_from else []
+    text = json.dumps([command, _computed(to_plain(config)), *known], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,5 +1,7 @@
 """Configs: where they are found, what names a run, and what keeps one from going on."""
 
+import json
+
 import pytest
 
 from kdjax.config import (
@@ -124,6 +126,16 @@ def test_the_hash_names_what_is_computed_and_not_how_it_is_watched():
     assert config_hash("pretrain", one) == config_hash("pretrain", two)
     assert config_hash("pretrain", one) != config_hash("pretrain", three)
     assert config_hash("pretrain", one) != config_hash("distill", one)
+
+
+def test_the_hash_tells_what_a_run_is_made_from_and_can_be_had_of_its_json():
+    config = load_config("configs/distill/easy_vqa.py")
+    one, other = ({"teacher": {"run": run, "steps": 2}} for run in ("0a", "0b"))
+    hashes = [config_hash("distill", config, x) for x in (None, one, other)]
+    assert len({*hashes}) == 3
+    assert config_hash("distill", config, {}) == hashes[0]
+    read = json.loads(json.dumps(to_plain(config)))
+    assert [config_hash("distill", read, x) for x in (None, one, other)] == hashes
 
 
 def test_a_run_may_be_watched_otherwise_and_go_on_for_longer():

@@ -151,7 +151,7 @@ def fit(
         profile=tuple(config.profile),
     )
     with (
-        wandb_run(config.wandb, workdir.run, to_plain(config)) as told,
+        wandb_run(config.wandb, workdir.path, workdir.run, to_plain(config)) as told,
         reporter.steps(label, config.steps) as progress,
     ):
         return train(

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from kdjax.commands.calibration import CALIBRATION
 from kdjax.commands.compute import Compute
-from kdjax.commands.names import directory_of, run_of, under_way
+from kdjax.commands.names import directory_of, is_described, run_of, under_way
 from kdjax.data.processor import load_processor
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.errors import UserError
@@ -75,7 +75,7 @@ def open_model(
     if name in ARCHITECTURES:
         return NamedModel(compute.of(architecture(name)), None, None)
     run = run_of(name, workdir)
-    if run is not None and under_way(run):
+    if run is not None and is_described(run / MODEL) and under_way(run):
         return _of_checkpoint(run, compute, mesh, say)
     return _load(directory_of(name, workdir), compute, mesh)
 

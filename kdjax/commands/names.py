@@ -1,6 +1,5 @@
 """What the names of models in a config stand for."""
 
-import json
 import os.path
 from typing import Any
 
@@ -8,7 +7,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import stored_scale, wanted_scales
+from kdjax.config import config_hash
 from kdjax.errors import UserError
+from kdjax.files import read_json
 from kdjax.hub import CONFIG, ENVIRONMENT, MODEL, OPEN_CLIP_CONFIG
 from kdjax.models import architecture
 from kdjax.models.zoo import ARCHITECTURES
@@ -42,15 +43,21 @@ def directory_of(name: str, workdir: epath.Path) -> str:
 
 
 def under_way(run: epath.Path) -> int:
-    """Return the step of a run's newest checkpoint if that is all it has; else 0."""
-    directory = run / MODEL
-    if not _described(directory) or has_weights(directory):
-        return 0
-    return max(steps_of(run), default=0)
+    """Return the step of a run's newest checkpoint if it is past its results; else 0.
+
+    So it is until a run has ended, and when it then goes on for more steps.
+    """
+    newest = max(steps_of(run), default=0)
+    return newest if newest > (_results(run).get("steps") or 0) else 0
 
 
-def _described(directory: epath.Path) -> bool:
-    """Return whether a directory says what CLIP model it is of."""
+def _results(run: epath.Path) -> dict[str, Any]:
+    file = run / "results.json"
+    return read_json(file) if file.exists() else {}
+
+
+def is_described(directory: epath.Path) -> bool:
+    """Return whether a directory says what CLIP model it is of, with weights or not."""
     return any((directory / name).exists() for name in (CONFIG, OPEN_CLIP_CONFIG))
 
 
@@ -88,15 +95,29 @@ def model_of(run: epath.Path) -> str:
     """Return the directory of the CLIP model that a run has made.
 
     Raises:
-        UserError: it has made none.
+        UserError: it has made none, or has not ended.
     """
     directory = run / MODEL
-    if _described(directory) and has_weights(directory):
-        return str(directory)
-    raise UserError(
-        f"the run in {run} has no CLIP model in its folder {MODEL!r}: let it finish, "
-        "or name the run of pretrain or distill"
-    )
+    if not (is_described(directory) and has_weights(directory)):
+        raise UserError(
+            f"the run in {run} has no CLIP model in its folder {MODEL!r}: let it "
+            "finish, or name the run of pretrain or distill"
+        )
+    check_ended(run)
+    return str(directory)
+
+
+def check_ended(run: epath.Path) -> None:
+    """Check that the model in a run's folder, if there is one, is what it has come to.
+
+    Raises:
+        UserError: the run has not ended.
+    """
+    if step := under_way(run):
+        raise UserError(
+            f"the run in {run} is under way, at step {step}, and leaves its model when "
+            "it ends: let it finish"
+        )
 
 
 def named_models(config: ConfigDict) -> dict[str, str]:
@@ -119,6 +140,8 @@ def named_models(config: ConfigDict) -> dict[str, str]:
 def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     """Return what is known of what a config names: of runs their hash and steps.
 
+    The hash is of what the run was made from too, so that it tells of all before it.
+
     Raises:
         UserError: it asks for a stored calibration that is not there.
     """
@@ -131,14 +154,19 @@ def named_runs(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
             directory = directory_of(name, workdir)
             calibrated = key.replace(TEACHER, "calibrated_scale")
             found[calibrated] = stored_scale(directory, config)
-    for key, name in names.items():
-        path = run_of(name, workdir)
-        if path is not None and (path / "results.json").exists():
-            results = json.loads((path / "results.json").read_text())
-            found[key] = {k: results.get(k) for k in ("run", "steps")}
-        elif path is not None and (step := under_way(path)):
-            found[key] = {"checkpoint": step}
-    return found
+    runs = {key: run_of(name, workdir) for key, name in names.items()}
+    known = {key: _known(run) for key, run in runs.items() if run is not None}
+    return found | {key: of_run for key, of_run in known.items() if of_run}
+
+
+def _known(run: epath.Path) -> dict[str, Any]:
+    """Return which run it is, and how far; nothing of one that has saved nothing."""
+    if step := under_way(run):
+        asked = read_json(run / CONFIG)
+        command, made_from = asked.pop("command"), asked.pop("made_from", None)
+        return {"run": config_hash(command, asked, made_from), "checkpoint": step}
+    results = _results(run)
+    return {key: results.get(key) for key in ("run", "steps")} if results else {}
 
 
 def teacher_names(teachers: Any) -> tuple[str, ...]:

@@ -38,8 +38,7 @@ def run_command(
     The results are also in results.json of the workdir; a finished run is not repeated.
     """
     check_config(command, config, path)
-    made_from = None if command in REPEATED else named_runs(config, folder_of(path))
-    workdir = Workdir(path, command, config, made_from)
+    workdir = workdir_of(command, config, path)
     steps = config.get("steps", 0)
     done = workdir.finished(steps)
     if done is not None and command not in REPEATED:
@@ -51,6 +50,16 @@ def run_command(
         workdir.write_json("results.json", results)
         hosts.wait("a run has ended")
     return results
+
+
+def workdir_of(command: str, config: ConfigDict, path: epath.PathLike) -> Workdir:
+    """Return the folder of a run, which is looked at and not changed.
+
+    Raises:
+        UserError: it holds another run, or this one made from others than those now.
+    """
+    made_from = None if command in REPEATED else named_runs(config, folder_of(path))
+    return Workdir(path, command, config, made_from)
 
 
 def describe(results: dict[str, Any]) -> str:

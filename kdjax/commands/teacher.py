@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from kdjax.commands.calibration import HELD_OUT, stored_scale, wanted_scales
 from kdjax.commands.common import source_of
 from kdjax.commands.models import NamedModel, check_ends
+from kdjax.data.loader import Images
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
 from kdjax.embeddings import Wanted
@@ -81,15 +82,14 @@ class Teacher:
 
     def embed_source(self, source: Source, most: int) -> Float[np.ndarray, "N D"]:
         """Embed the first images of a source, at most so many, not normalised."""
-        rows = range(min(most, len(source)))
-        images = np.stack([source[row].image for row in rows])
+        images = Images(source, range(min(most, len(source))))
         return embed_images(self.params, images, config=self.config)
 
     def see_rows(
         self, source: Source, rows: Sequence[int], wanted: Wanted
     ) -> dict[str, np.ndarray]:
         """Return fields of the embeddings of a source's images, before any layers."""
-        images = np.stack([source[row].image for row in rows])
+        images = Images(source, rows)
         return see_images(self.params, images, config=self.config, wanted=wanted)
 
     def embed_pairs(
@@ -209,14 +209,29 @@ def check_held(
         )
         for teacher, fields in zip(teachers, wanted, strict=True)
     )
-    size = sum(each) * images / 2**30
+    names = sorted({field for fields in wanted for field, _ in fields})
+    what = " and ".join(["image", *names])
+    remedy = "set teacher_outputs to computed, or compare fewer layers"
+    check_fits(what, sum(each), images, remedy)
+
+
+def check_fits(what: str, each: int, images: int, remedy: str) -> None:
+    """Check that what frozen models say of so many images can be held in memory.
+
+    Args:
+        what: they say.
+        each: bytes of an image.
+        images: to look at.
+        remedy: what to do where they cannot.
+
+    Raises:
+        UserError: it is too much.
+    """
+    size = each * images / 2**30
     if size > MOST_HELD_GIB:
-        names = sorted({field for fields in wanted for field, _ in fields})
-        fields = " and ".join(["image", *names])
         raise UserError(
-            f"to hold {fields} of {images} images takes {size:.0f} GiB, and at most "
-            f"{MOST_HELD_GIB} are held: set teacher_outputs to computed, or compare "
-            "fewer layers"
+            f"to hold {what} of {images} images takes {size:.0f} GiB, and at most "
+            f"{MOST_HELD_GIB} are held: {remedy}"
         )
 
 

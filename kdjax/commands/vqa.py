@@ -22,13 +22,14 @@ from kdjax.commands.common import (
 from kdjax.commands.compute import Compute, compute_of, compute_of_teacher
 from kdjax.commands.models import open_model
 from kdjax.commands.reporter import Reporter
+from kdjax.commands.teacher import check_fits
 from kdjax.commands.vqa_model import save_vqa_model
 from kdjax.commands.vqa_teacher import TaughtAnswers, open_teacher
 from kdjax.commands.workdir import Workdir
-from kdjax.data.loader import all_images, vqa_batches
+from kdjax.data.loader import Images, vqa_batches
 from kdjax.data.records import Source
 from kdjax.data.tokenizer import Tokenizer
-from kdjax.evaluation.answering import image_tokens
+from kdjax.evaluation.answering import bytes_of_tokens, image_tokens
 from kdjax.evaluation.subject import Subject
 from kdjax.models import CLIPConfig, Params, VQAConfig, VQAModel, abstract_of
 from kdjax.models.config import to_dict
@@ -204,10 +205,15 @@ def _hold_tokens(
     """Compute frozen towers' tokens once; return what puts them into a batch.
 
     It is None where all towers learn.
+
+    Raises:
+        UserError: they are too much for memory.
     """
     if not towers:
         return None
-    images = all_images(source, blank=blank)
+    each = sum(bytes_of_tokens(params, config=of) for params, of in towers.values())
+    check_fits("tokens", each, len(source), "set tower_outputs to computed")
+    images = Images(source, range(len(source)), blank)
     tokens = {
         name: image_tokens(params, images, config=model)
         for name, (params, model) in towers.items()

@@ -11,6 +11,7 @@ from etils import epath
 from flax import nnx
 
 from kdjax.commands.compute import Compute
+from kdjax.commands.names import check_ended
 from kdjax.data.tokenizer import Tokenizer, load_tokenizer
 from kdjax.errors import UserError
 from kdjax.files import make_folder, write_whole
@@ -103,9 +104,10 @@ def open_vqa_model(run: epath.Path, compute: Compute) -> NamedVQAModel | None:
     """Return the VQA model that a run has made, or None if it has made none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or the run has not ended.
     """
     directory = run / MODEL
     if not (directory / VQA_CONFIG).exists():
         return None
+    check_ended(run)
     return load_vqa_model(directory, compute)

@@ -88,20 +88,20 @@ class Workdir:
             command: that the run is of.
             config: of the run.
             made_from: what is known of the runs that the config names, so that a run
-                does not go on from others than it began with.
+                is another, and does not go on, where they are others.
 
         Raises:
             UserError: it belongs to another command or to another config.
         """
         self.path = folder_of(path)
-        self.run = config_hash(command, config)
+        self.run = config_hash(command, config, made_from)
         self._config = {"command": command, **to_plain(config)}
         if made_from:
             self._config["made_from"] = dict(made_from)
         if found := differences(self._begun() or self._config, self._config):
             raise UserError(
                 f"the workdir {self.path} holds a run of another config "
-                f"({'; '.join(found[:3])}); give another --workdir"
+                f"({'; '.join(found[:3])}); give another --workdir, or remove this one"
             )
 
     @contextmanager

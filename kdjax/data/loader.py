@@ -407,10 +407,28 @@ def _where(source: Source, index: int) -> str:
     return f"record {index} of {source.name} {source.split!r}"
 
 
-def all_images(source: Source, *, blank: bool = False) -> UInt8[np.ndarray, "N H W 3"]:
-    """Return every image of a source, for what fits in memory."""
-    indices = np.arange(len(source))
-    return _images(source, indices, _read(source, indices), blank=blank)
+@dataclass(frozen=True)
+class Images:
+    """Images of a source, read when it is their turn: a slice of them is an array.
+
+    Attributes:
+        source: that they are of.
+        rows: of it.
+        blank: replace every image by mid-grey.
+    """
+
+    source: Source
+    rows: Sequence[int]
+    blank: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> UInt8[np.ndarray, "n H W 3"]:
+        # With the first, for all are of one size.
+        indices = np.array([self.rows[0], *self.rows[part]])
+        records = _read(self.source, indices)
+        return _images(self.source, indices, records, blank=self.blank)[1:]
 
 
 def _images(

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from kdjax.data.loader import vqa_evaluation_batches
+from kdjax.data.loader import Images, vqa_evaluation_batches
 from kdjax.evaluation.embedding import BATCH, in_batches
 from kdjax.evaluation.subject import Scores, Subject
 from kdjax.evaluation.vqa import annotations_of, vqa_accuracy
@@ -51,7 +51,7 @@ def _image_tokens(
 
 
 def image_tokens(
-    params: Params, images: UInt8[np.ndarray, "N H W 3"], *, config: VQAConfig
+    params: Params, images: UInt8[np.ndarray, "N H W 3"] | Images, *, config: VQAConfig
 ) -> Float[np.ndarray, "N M D"]:
     """Return what the vision tower of these parameters gives to a VQA model."""
     return in_batches(functools.partial(_image_tokens, config=config), params, images)
@@ -63,6 +63,14 @@ def shapes_of_tokens(
     """Return the shape of what `image_tokens` gives, from shapes alone."""
     see = functools.partial(_image_tokens, config=config)
     return jax.eval_shape(see, params, images)
+
+
+def bytes_of_tokens(params: Params, *, config: VQAConfig) -> int:
+    """Return what `image_tokens` gives for each image, in bytes."""
+    size = config.vision.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+    tokens = shapes_of_tokens(params, images, config=config)
+    return tokens.size * tokens.dtype.itemsize
 
 
 def answer_questions(

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from kdjax.data.loader import Images
 from kdjax.embeddings import Wanted
 from kdjax.hosts import beside, whole
 from kdjax.models import CLIP, CLIPConfig, Params, graph_of
@@ -34,7 +35,10 @@ def _text_embeddings(
 
 
 def embed_images(
-    params: Params, images: UInt8[np.ndarray, "N H W 3"], *, config: CLIPConfig
+    params: Params,
+    images: UInt8[np.ndarray, "N H W 3"] | Images,
+    *,
+    config: CLIPConfig,
 ) -> Float[np.ndarray, "N D"]:
     """Embed images, not normalised."""
     return in_batches(
@@ -76,7 +80,7 @@ def shapes_of_images(
 
 def see_images(
     params: Params,
-    images: UInt8[np.ndarray, "N H W 3"],
+    images: UInt8[np.ndarray, "N H W 3"] | Images,
     *,
     config: CLIPConfig,
     wanted: Wanted,
@@ -102,9 +106,15 @@ def embed_texts(
     )
 
 
-def in_batches(embed: Callable[..., Any], params: Params, rows: np.ndarray) -> Any:
-    """Apply a jitted function in batches of one size, so that it compiles once."""
-    batch = jax.ShapeDtypeStruct((BATCH, *rows.shape[1:]), rows.dtype)
+def in_batches(
+    embed: Callable[..., Any], params: Params, rows: np.ndarray | Images
+) -> Any:
+    """Apply a jitted function in batches of one size, so that it compiles once.
+
+    Of images that are read when it is their turn, a batch at a time is in memory.
+    """
+    first = rows[:1]
+    batch = jax.ShapeDtypeStruct((BATCH, *first.shape[1:]), first.dtype)
     results = jax.tree.map(
         lambda x: np.empty((len(rows), *x.shape[1:]), x.dtype),
         jax.eval_shape(embed, params, batch),

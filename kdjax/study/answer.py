@@ -123,7 +123,7 @@ def _scored(
         vqa_accuracy=accuracy.overall,
         steps=vqa["steps"] + (clip["steps"] if clip else 0),
         seconds=vqa["seconds"] + (clip["seconds"] if clip else 0.0),
-        run=vqa["run"],
+        run=entry.vqa.hash,
     )
     right = {key: value / 100 for key, value in accuracy.per_question.items()}
     return Scored(entry, row, said, right)

@@ -9,9 +9,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kdjax.commands.calibration import check_stored
-from kdjax.commands.names import TEACHER, check_name, named_runs
+from kdjax.commands.names import TEACHER, check_name, named_models
 from kdjax.commands.reporter import Reporter, clock
-from kdjax.commands.run import run_command
+from kdjax.commands.run import run_command, workdir_of
 from kdjax.commands.schema import check_config
 from kdjax.commands.start import check_sizes
 from kdjax.commands.workdir import Workdir
@@ -57,19 +57,27 @@ def run_study(
 
 
 def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -> None:
-    """Make every run that is not finished; the time left is told before each."""
+    """Make every run that is not finished; the time left is told before each.
+
+    Raises:
+        UserError: one that is there was made from others than are there now.
+    """
     runs = _runs(entries)
-    todo = [run for run in runs if not (cells / run[1].name / "results.json").exists()]
-    total = sum(run.config.steps for _, run in todo)
+    todo = {run.name: run.config.steps for run in _ahead(entries, cells)}
+    total = sum(todo.values())
     if len(todo) < len(runs):
         reporter.say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
     # The median, because the first runs compile and the others hardly do.
     seconds_per_step: list[float] = []
-    for number, (label, run) in enumerate(todo, start=1):
+    for label, run in runs:
+        if run.name not in todo:
+            # What it is made from may have been made again just now.
+            workdir_of(run.command, run.config, cells / run.name)
+            continue
         started, left = time.monotonic(), ""
         if seconds_per_step:
             left = f", {clock(median(seconds_per_step) * total)} left"
-        place = f"[{number} of {len(todo)}{left}] {label}: "
+        place = f"[{len(seconds_per_step) + 1} of {len(todo)}{left}] {label}: "
         inner = Reporter(reporter.every, place, reporter.quiet)
         run_command(run.command, run.config, cells / run.name, inner)
         seconds = time.monotonic() - started
@@ -77,11 +85,17 @@ def make_runs(entries: Sequence[Entry], cells: epath.Path, reporter: Reporter) -
         total -= run.config.steps
 
 
+def _ahead(entries: Sequence[Entry], cells: epath.Path) -> list[PlannedRun]:
+    """Return the runs that are not finished."""
+    runs = [run for _, run in _runs(entries)]
+    return [run for run in runs if not (cells / run.name / "results.json").exists()]
+
+
 def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
     """Find now what is wrong with a run, and not when it is its turn."""
     runs = [run for _, run in _runs(entries)]
     trained = {run.name: run.config.model for run in runs if run.command == "pretrain"}
-    ahead = [name for name in trained if not (cells / name / "results.json").exists()]
+    ahead = [run.name for run in _ahead(entries, cells)]
     for run in runs:
         check_config(run.command, run.config, cells / run.name)
         if run.command == "distill" and run.config.teacher in trained:
@@ -90,8 +104,10 @@ def _check_runs(entries: Sequence[Entry], cells: epath.Path) -> None:
                 whole = trained[run.config.teacher]
             check_sizes(run.config.inherit, run.config.student, whole)
             check_stored((run.config.teacher,), run.config.teacher_scale, ahead)
-            # A teacher of a study before may be calibrated, and must be if it is asked.
-            named_runs(run.config, cells / run.name)
+        # What it names is there: what it is made from can be known, and must be what it
+        # was; and its teacher may be calibrated, and must be if it is asked.
+        if set(named_models(run.config).values()).isdisjoint(ahead):
+            workdir_of(run.command, run.config, cells / run.name)
         for key in ("model", "student"):
             if key in run.config:
                 check_name(run.config[key], cells / run.name)

@@ -23,9 +23,14 @@ class PlannedRun:
     config: ConfigDict
 
     @property
+    def hash(self) -> str:
+        """What tells it from the study's others: the hash of its command and config."""
+        return config_hash(self.command, self.config)
+
+    @property
     def name(self) -> str:
-        """The run's folder: the command and the hash of its config."""
-        return f"{self.command}-{config_hash(self.command, self.config)}"
+        """The run's folder: the command and the hash."""
+        return f"{self.command}-{self.hash}"
 
 
 @dataclass(frozen=True)

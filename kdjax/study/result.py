@@ -31,7 +31,7 @@ class RunRow:
         vqa_accuracy: in percent.
         steps: of both trainings.
         seconds: of both trainings.
-        run: hash of the scored run; empty where there is no run.
+        run: hash in the name of the scored run's folder; empty where there is no run.
     """
 
     kind: str

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 from etils import epath
 
 from kdjax.files import append_line, sync, write_whole
+from kdjax.training.aside import Aside
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
@@ -32,8 +32,8 @@ class Lines:
     Lines later than the step that is resumed from are dropped, and what was written is
     on disk after `flush`, which is called before a checkpoint is committed. In a local
     folder a thread writes every line as it comes, and what it fails of is raised by a
-    later call; object stores cannot append, so there
-    `flush` writes the file anew. Without a line there is no file.
+    later call; object stores cannot append, so there `flush` writes the file anew.
+    Without a line there is no file.
     """
 
     def __init__(self, path: epath.Path, resumed_step: int) -> None:
@@ -42,8 +42,7 @@ class Lines:
         kept = [row for row in read_lines(path) if row["step"] <= resumed_step]
         self._lines = [json.dumps(row) for row in kept]
         # A file system may be slow, and steps do not wait for it.
-        self._writer = ThreadPoolExecutor(1)
-        self._begun: deque[Future[None]] = deque()
+        self._aside = Aside()
         if path.exists():
             self._rewrite()
 
@@ -52,14 +51,11 @@ class Lines:
         line = json.dumps({"step": step, **{k: _plain(x) for k, x in values.items()}})
         self._lines.append(line)
         if self._appends:
-            self._begun.append(self._writer.submit(append_line, self._path, line))
-        while self._begun and self._begun[0].done():
-            self._begun.popleft().result()
+            self._aside.begin(append_line, self._path, line)
 
     def flush(self) -> None:
         """Put what was written on disk."""
-        while self._begun:
-            self._begun.popleft().result()
+        self._aside.wait()
         if self._lines and self._appends:
             sync(self._path)
         elif self._lines:
@@ -67,10 +63,8 @@ class Lines:
 
     def close(self) -> None:
         """Put what was written on disk, and write no more."""
-        try:
+        with closing(self._aside):
             self.flush()
-        finally:
-            self._writer.shutdown()
 
     def _rewrite(self) -> None:
         text = "".join(line + "\n" for line in self._lines)

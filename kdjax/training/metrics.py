@@ -1,6 +1,7 @@
 """Metrics of a run: one JSON line per logged step, TensorBoard events, W&B."""
 
-import math
+import json
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ from etils import epath
 
 from kdjax import hosts
 from kdjax.errors import UserError
+from kdjax.files import read_json, write_whole
+from kdjax.training.events import Events
 from kdjax.training.lines import Lines, read_lines
 
 Watch = Callable[[int, Mapping[str, float]], None]
 
 FILE = "metrics.jsonl"
+# The name that Weights & Biases has for a workdir's run.
+WANDB = "wandb.json"
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -30,15 +35,11 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: epath.Path, resumed_step: int, started: float) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._lines = Lines(workdir / FILE, resumed_step)
         self._started = started
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=resumed_step + 1,
-            write_to_disk=hosts.is_first(),
-        )
+        self._lines = Lines(workdir / FILE, resumed_step)
+        # Of several hosts the first alone writes.
+        folder = workdir / "tensorboard"
+        self._events = Events(folder, resumed_step) if hosts.is_first() else None
 
     @property
     def seconds(self) -> float:
@@ -48,29 +49,34 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's numbers."""
         self._lines.write(step, {"seconds": round(self.seconds, 3), **metrics})
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, value, step)
+        if self._events:
+            self._events.write(step, metrics)
 
     def flush(self) -> None:
         """Put what was logged on disk."""
         self._lines.flush()
+        if self._events:
+            self._events.flush()
 
     def close(self) -> None:
-        """Flush and end the event file."""
+        """Put what was logged on disk, and end the files."""
         try:
             self._lines.close()
         finally:
-            self._events.close()
+            if self._events:
+                self._events.close()
 
 
 @contextmanager
-def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Watch]:
+def wandb_run(
+    project: str, workdir: epath.Path, run: str, config: Mapping[str, Any]
+) -> Iterator[Watch]:
     """Give what is told a step's numbers, for a run of Weights & Biases.
 
     Args:
         project: there; empty for none.
-        run: its hash; a resumed run goes on under the same name.
+        workdir: of the run; one that is resumed in it goes on there, and no other does.
+        run: its hash, by which it is shown.
         config: resolved, to be shown beside the curves.
 
     Raises:
@@ -88,7 +94,11 @@ def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Wat
         ) from error
     try:
         there = wandb.init(
-            project=project, id=run, name=run, config=dict(config), resume="allow"
+            project=project,
+            id=_wandb_id(workdir),
+            name=run,
+            config=dict(config),
+            resume="allow",
         )
     except wandb.Error as error:
         raise UserError(
@@ -107,3 +117,16 @@ def wandb_run(project: str, run: str, config: Mapping[str, Any]) -> Iterator[Wat
         there.finish(exit_code=1)
         raise
     there.finish()
+
+
+def _wandb_id(workdir: epath.Path) -> str:
+    """Return what tells a workdir's run from all others, drawn when it is first asked.
+
+    A hash of the config would be that of equal runs elsewhere too, and one of the path
+    that of a run that was removed.
+    """
+    file = workdir / WANDB
+    if not file.exists():
+        drawn = {"id": secrets.token_hex(6)}
+        write_whole(file, (json.dumps(drawn) + "\n").encode())
+    return str(read_json(file)["id"])

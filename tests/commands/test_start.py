@@ -24,12 +24,17 @@ from kdjax.weights import inherit, load_clip, save_clip, with_structure_of
 TEACHER, STUDENT = "tiny-16", "nano-16"
 
 
+def pretrain(folder, name, **changes):
+    config = load_config("configs/pretrain/easy_vqa.py")
+    config.model, config.batch_size = TEACHER, 8
+    config.update(changes)
+    run("pretrain", config, str(folder / name), quiet=True)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    config = load_config("configs/pretrain/easy_vqa.py")
-    config.model, config.steps, config.batch_size = TEACHER, 3, 8
-    run("pretrain", config, str(folder / "teacher"), quiet=True)
+    pretrain(folder, "teacher", steps=3)
     return folder
 
 
@@ -83,9 +88,7 @@ def test_a_student_that_inherits_starts_with_some_of_its_teachers_weights(folder
 @pytest.fixture(scope="module")
 def other(folder):
     """A model that is neither the teacher nor its start."""
-    config = load_config("configs/pretrain/easy_vqa.py")
-    config.model, config.steps, config.batch_size, config.seed = TEACHER, 2, 8, 5
-    run("pretrain", config, str(folder / "other"), quiet=True)
+    pretrain(folder, "other", steps=2, seed=5)
     return "other"
 
 
@@ -145,9 +148,46 @@ def test_a_student_starts_at_the_newest_checkpoint_of_a_run_under_way(folder):
     assert_same(begun, load_file(folder / "teacher/model/model.safetensors"))
     assert words_of(folder, "of-checkpoint") == words_of(folder, "teacher")
     config = json.loads((folder / "of-checkpoint/config.json").read_text())
-    assert config["made_from"]["student"] == {"checkpoint": 3}
+    ended = json.loads((folder / "teacher/results.json").read_text())
+    assert config["made_from"]["student"] == {"run": ended["run"], "checkpoint": 3}
     with pytest.raises(UserError, match=r"no CLIP model .* let it finish"):
         run("export", {"checkpoint": "under-way"}, str(folder / "exported"))
+
+
+def test_a_run_that_goes_on_for_longer_is_under_way_again(folder):
+    """As after a kill between its newest checkpoint and its new results."""
+    shutil.copytree(folder / "teacher", folder / "longer")
+    pretrain(folder, "longer", steps=4)
+    longer = load_file(folder / "longer/model/model.safetensors")
+    for made in ("results.json", "model/model.safetensors"):
+        shutil.copy(folder / "teacher" / made, folder / "longer" / made)
+    begun = distilled(folder, "of-longer", student="longer", steps=0)
+    assert_same(begun, longer)
+    config = json.loads((folder / "of-longer/config.json").read_text())
+    assert config["made_from"]["student"]["checkpoint"] == 4
+    with pytest.raises(UserError, match=r"is under way, at step 4, .* ends: let it"):
+        run("export", {"checkpoint": "longer"}, str(folder / "exported"))
+    pretrain(folder, "longer", steps=4)
+    run("export", {"checkpoint": str(folder / "longer")}, str(folder / "exported"))
+    assert_same(load_file(folder / "exported/model.safetensors"), longer)
+
+
+def test_a_run_is_another_where_a_run_before_those_it_names_is_another(
+    folder, other, tmp_path
+):
+    made = []
+    for teacher in ("teacher", other):
+        place = tmp_path / teacher
+        shutil.copytree(folder / teacher, place / "teacher")
+        distilled(place, "middle", student="teacher", steps=0)
+        made.append(json.loads((place / "middle/results.json").read_text())["run"])
+    assert made[0] != made[1]
+    distilled(place, "last", student="middle", teacher="middle", steps=0)
+    shutil.rmtree(place / "middle")
+    shutil.copytree(tmp_path / "teacher/middle", place / "middle")
+    said = f"made_from.student.run was '{made[1]}' and is now '{made[0]}'"
+    with pytest.raises(UserError, match=said):
+        distilled(place, "last", student="middle", teacher="middle", steps=0)
 
 
 @pytest.mark.parametrize("parts", ["vision", "text"])

@@ -61,6 +61,14 @@ def test_held_tokens_are_those_of_every_step(folder, tower):
     np.testing.assert_allclose(held, computed, rtol=1e-4)
 
 
+def test_tokens_that_are_too_much_for_memory_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("kdjax.commands.teacher.MOST_HELD_GIB", 0)
+    monkeypatch.delattr("kdjax.commands.vqa.image_tokens")
+    said = r"to hold tokens of 3600 images .* are held: set tower_outputs to computed"
+    with pytest.raises(UserError, match=said):
+        losses(folder, "too-much")
+
+
 # A tower that learns, and what is saved is an average.
 LEARNING = {"optimizer.rates.vision": 1.0, "optimizer.ema": 0.5}
 
@@ -202,6 +210,20 @@ def test_answers_are_told_apart_by_name(folder, teacher):
 def test_a_teacher_that_answers_no_questions_is_refused(folder, name):
     with pytest.raises(UserError, match=f"teacher '{name}' is no finished run of vqa"):
         run("vqa", taught(name), str(folder / "refused"), quiet=True)
+
+
+def test_a_run_that_goes_on_for_longer_answers_when_it_has_ended(folder, teacher):
+    """As after a kill between its newest checkpoint and its new results."""
+    results = json.loads((folder / teacher / "results.json").read_text())
+    shutil.copytree(folder / teacher, folder / "longer")
+    (folder / "longer/results.json").write_text(json.dumps(results | {"steps": 3}))
+    score = load_config("configs/eval/easy_vqa.py")
+    score.model = "longer"
+    for command, config in (("eval", score), ("vqa", taught("longer"))):
+        with pytest.raises(
+            UserError, match=r"is under way, at step 4, .* ends: let it"
+        ):
+            run(command, config, str(folder / f"{command}-of-longer"), quiet=True)
 
 
 def test_a_taught_run_knows_its_teacher_and_is_scored_like_any_other(folder, teacher):

@@ -10,6 +10,8 @@ import pytest
 
 from kdjax.data.easy_vqa import EasyVQA
 from kdjax.data.loader import (
+    MID_GREY,
+    Images,
     contrastive_batches,
     contrastive_evaluation_batches,
     soft_target,
@@ -389,6 +391,18 @@ def test_images_of_two_sizes_are_refused():
     source = Listed([record(0, 1, size=2), record(1, 1, size=4)])
     with pytest.raises(UserError, match="resize them to one size"):
         take(contrastive(source, batch_size=2), 1)
+
+
+def test_images_are_read_by_slices_and_are_all_of_one_size():
+    source = Listed([record(i, 0) for i in range(4)])
+    images = Images(source, range(3, -1, -1))
+    assert len(images) == 4
+    np.testing.assert_array_equal(images[1:9][:, 0, 0, 0], [2, 1, 0])
+    assert (Images(source, [1, 2], blank=True)[:] == MID_GREY).all()
+    source.records[0] = record(0, 0, size=3)
+    assert images[:3].shape == (3, 2, 2, 3)
+    with pytest.raises(UserError, match=r"record 0 .* resize them to one size"):
+        images[3:]
 
 
 def test_a_record_without_captions_is_named():

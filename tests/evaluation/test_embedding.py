@@ -1,11 +1,15 @@
 """Embeddings in batches are those of one row at a time."""
 
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from models.sample import clip_config, drawn, images, normalised, texts
 
+from kdjax.data.loader import Images
+from kdjax.data.records import Record
 from kdjax.evaluation.embedding import (
     BATCH,
     embed_images,
@@ -68,6 +72,40 @@ def test_of_images_only_the_fields_and_the_layers_that_are_wanted_come_back(clip
         if layers:
             whole = jnp.moveaxis(whole[np.array(layers)], 0, 1)
         np.testing.assert_allclose(found[field], whole, atol=1e-5)
+
+
+class Watched:
+    """A source that knows how many of its images are in memory at once."""
+
+    name, split, answers, class_prompts = "watched", "train", (), ()
+
+    def __init__(self, images):
+        self.images, self.alive, self.most = images, 0, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = self.images[index].copy()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(image, self.forget)
+        return Record(index, image, ("a",))
+
+    def forget(self):
+        self.alive -= 1
+
+    def texts(self, limit=2000):
+        yield from ()
+
+
+def test_images_of_a_source_are_in_memory_a_batch_at_a_time(clip):
+    raw = images(np.random.default_rng(2), 3 * BATCH)
+    params, source = nnx.to_pure_dict(nnx.state(clip)), Watched(raw)
+    rows = range(0, len(raw), 2)
+    found = embed_images(params, Images(source, rows), config=CONFIG)
+    np.testing.assert_array_equal(found, embed_images(params, raw[::2], config=CONFIG))
+    assert BATCH <= source.most <= BATCH + 1
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 1])

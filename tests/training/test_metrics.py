@@ -1,4 +1,4 @@
-"""A run's numbers, told to Weights & Biases."""
+"""A run's numbers, as lines and as told to Weights & Biases."""
 
 import io
 import json
@@ -27,43 +27,64 @@ def written(tmp_path):
     return [path.read_bytes() for path in tmp_path.glob("wandb/offline-*/*.wandb")]
 
 
-def test_numbers_and_config_go_there_under_the_runs_name(tmp_path):
-    with wandb_run("teachers", "0123abcd", {"student": "nano-16"}) as watch:
+@pytest.fixture
+def told_of(tmp_path):
+    """Return what is told the numbers of a run, in a folder of that name."""
+
+    def told_of(project="teachers", name="run", config=None):
+        workdir = epath.Path(tmp_path / name)
+        workdir.mkdir(exist_ok=True)
+        return wandb_run(project, workdir, "0123abcd", config or {})
+
+    return told_of
+
+
+def test_numbers_and_config_go_there_under_the_runs_name(told_of, tmp_path):
+    with told_of(config={"student": "nano-16"}) as watch:
         watch(2, {"loss": 0.71875, "crd": 0.5})
     (told,) = written(tmp_path)
     for said in (b"teachers", b"student", b"nano-16", b"loss", b"0.71875", b"crd"):
         assert said in told
+    assert b"0123abcd" in told
 
 
-def test_no_project_no_run(tmp_path):
-    with wandb_run("", "0123abcd", {}) as watch:
+def test_a_run_that_goes_on_is_one_there_and_an_equal_one_elsewhere_another(told_of):
+    ids = []
+    for name in ("run", "equal", "run"):
+        with told_of(name=name):
+            ids.append(wandb.run.id)
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_no_project_no_run(told_of, tmp_path):
+    with told_of("") as watch:
         watch(2, {"loss": 0.5})
     assert written(tmp_path) == []
 
 
-def test_a_package_that_is_not_here_is_named(monkeypatch):
+def test_a_package_that_is_not_here_is_named(told_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with (
         pytest.raises(UserError, match=r"pip install 'kdjax\[wandb\]'"),
-        wandb_run("teachers", "0123abcd", {}),
+        told_of(),
     ):
         pass
 
 
-def test_a_login_that_is_missing_is_one_line(monkeypatch, tmp_path):
+def test_a_login_that_is_missing_is_one_line(told_of, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with (
         pytest.raises(UserError, match="WANDB_MODE=offline"),
-        wandb_run("teachers", "0123abcd", {}),
+        told_of(),
     ):
         pass
 
 
-def test_what_is_told_of_a_step_without_numbers_is_nothing(tmp_path):
-    with wandb_run("teachers", "0123abcd", {}) as watch:
+def test_what_is_told_of_a_step_without_numbers_is_nothing(told_of, tmp_path):
+    with told_of() as watch:
         watch(1, {})
         watch(2, {"validation/zero_shot_accuracy": 43.75})
     (told,) = written(tmp_path)

@@ -1,7 +1,7 @@
 """On a full disk a run stops, says so, and goes on when there is room."""
 
 import resource
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,6 +13,7 @@ from kdjax.errors import NoRoom
 from kdjax.files import room_explained
 from kdjax.process import quiet_libraries
 from kdjax.training.checkpoints import steps_of
+from kdjax.training.events import Events
 
 SAVES = replace(LOOP, checkpoint_every=2, log_every=100, keep=1)
 
@@ -54,6 +55,20 @@ def test_a_run_stops_on_a_full_disk_and_goes_on_from_its_last_checkpoint(
     assert steps_of(workdir) == [4]
     fit(tmp_path / "whole", replace(loop, steps=4))
     assert_equal(fit(workdir, loop), fit(tmp_path / "whole", loop))
+
+
+def test_no_room_for_tensorboards_events_is_raised_and_nothing_waits(tmp_path):
+    """Of more numbers than any queue holds."""
+    workdir = epath.Path(tmp_path)
+    with (
+        pytest.raises(NoRoom, match=rf"no room on the disk of the workdir {workdir}"),
+        room_explained(workdir),
+        files_of_at_most(1000),
+        closing(Events(workdir, 0)) as events,
+    ):
+        for step in range(1, 1000):
+            events.write(step, {"loss": 0.5})
+        events.flush()
 
 
 def test_an_export_stops_on_a_full_disk_too(tmp_path):
