@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,8 +106,8 @@ class Journal:
 
     def close(self) -> None:
         """End the files."""
-        self._nonfinite.close()
-        self._metrics.close()
+        with closing(self._metrics):
+            self._nonfinite.close()
 
     def _tell(self, ahead: int) -> None:
         """Tell of the oldest steps, when they are over, until so many are left."""

@@ -50,12 +50,17 @@ SETTINGS = {
 }
 # `kdjax`, with a thread that tells the functions in which the main one is, when asked.
 PROGRAM = """
-import socket, sys, threading, traceback
+import faulthandler, re, socket, sys, tempfile, threading
 def tell(asked, thread):
     while asked.recv(1):
-        stack = traceback.walk_stack(sys._current_frames()[thread])
-        names = [f"{f.f_code.co_filename}:{f.f_code.co_name}" for f, _ in stack]
-        asked.sendall(("|".join(names) + chr(10)).encode())
+        with tempfile.TemporaryFile("w+") as file:
+            # All at once: frames that Python walks may end meanwhile.
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            stacks = file.read()
+        stack = stacks.partition(f"Thread {thread:#018x} ")[2].partition("Thread 0x")[0]
+        names = re.findall('File "(.*)", line .* in (.*)', stack)
+        asked.sendall(("|".join(map(":".join, names)) + chr(10)).encode())
 asked = socket.socket(fileno=int(sys.argv.pop(1)))
 thread = threading.get_ident()
 threading.Thread(target=tell, args=(asked, thread), daemon=True).start()
