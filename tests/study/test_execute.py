@@ -16,9 +16,9 @@ QUIET = Reporter(quiet=True)
 def finish(command, config, path, **results):
     """Leave what every finished run leaves beside its model."""
     workdir = workdir_of(command, config, path)
-    workdir.begin()
     results = {"run": workdir.run, "steps": config.steps, **results}
-    workdir.write_json("results.json", results)
+    with workdir.begun():
+        workdir.write_json("results.json", results)
 
 
 def test_a_run_made_from_another_than_is_there_now_is_no_run_of_the_study(tmp_path):
