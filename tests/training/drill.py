@@ -47,8 +47,8 @@ SETTINGS = {
     "checkpoint.every_steps": 4,
     "checkpoint.best": "validation/zero_shot_accuracy",
 }
-# `kdjax`, with a thread that tells what is being done, when asked. It looks at no frames:
-# those of a thread that runs may be half made, and it would crash.
+# `kdjax`, with a thread that tells what is being done, when asked. It looks at no
+# frames: those of a thread that runs may be half made, and it would crash.
 PROGRAM = """
 import functools, socket, sys, threading
 asked = socket.socket(fileno=int(sys.argv.pop(1)))
