@@ -76,7 +76,7 @@ def _answer(
         answer = True, function(*given)
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other process raises it
         if not isinstance(error, UserError):
             error.add_note(traceback.format_exc())  # which does not go with it
         answer = False, error
