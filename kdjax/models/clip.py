@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from kdjax.embeddings import Embeddings, Wanted
 from kdjax.models.config import CLIPConfig, VisionConfig
+from kdjax.models.layers import Linear
 from kdjax.models.towers import TextTower, VisionTower
-from kdjax.models.transformer import linear
 
 
 class CLIPOutput(NamedTuple):
@@ -45,11 +45,11 @@ class CLIP(nnx.Module):
         self.text = TextTower(config.text, dtypes=dtypes, rngs=rngs)
         axes, joint = ("embed", "joint"), config.embed_dim
         self.visual_projection = nnx.data(
-            linear(config.vision.width, joint, axes, dtypes, rngs, use_bias=False)
+            Linear(config.vision.width, joint, axes, dtypes, rngs, use_bias=False)
             if config.visual_projection
             else None
         )
-        self.text_projection = linear(
+        self.text_projection = Linear(
             config.text.width,
             joint,
             axes,

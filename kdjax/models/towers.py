@@ -8,15 +8,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kdjax.models.config import TextConfig, VisionConfig
-from kdjax.models.transformer import (
-    Attention,
-    Mlp,
-    Trace,
-    Transformer,
-    linear,
-    partitioned,
+from kdjax.models.layers import (
+    Embed,
+    Linear,
+    add_positions,
+    norm,
     positions,
+    repeated,
 )
+from kdjax.models.transformer import Attention, Mlp, Trace, Transformer
 
 
 class Pooled(NamedTuple):
@@ -52,19 +52,14 @@ class AttentionPool(nnx.Module):
         self.attention = Attention(
             width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
         )
-        self.norm = nnx.LayerNorm(
-            width, epsilon=config.norm_epsilon, **dtypes, rngs=rngs
-        )
+        self.norm = norm(width, dtypes, rngs, config.norm_epsilon)
         self.mlp = Mlp(
             width, config.mlp_width, config.activation, dtypes=dtypes, rngs=rngs
         )
 
     def __call__(self, tokens: Float[Array, "B N W"]) -> Float[Array, "B W"]:
         """Return one vector for all tokens."""
-        query = jnp.broadcast_to(
-            self.query.astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1])
-        )
-        x, _ = self.attention(query, tokens)
+        x, _ = self.attention(repeated(self.query[...], tokens), tokens)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
@@ -78,7 +73,7 @@ class VisionTower(nnx.Module):
         width = config.width
         normal = nnx.initializers.normal(width**-0.5)
         param = {"dtype": dtypes["param_dtype"]}
-        self.patch_embedding = linear(
+        self.patch_embedding = Linear(
             3 * config.patch_size**2,
             width,
             ("patch", "embed"),
@@ -94,12 +89,12 @@ class VisionTower(nnx.Module):
         self.position_embedding = positions(
             normal(rngs.params(), (config.num_positions, width), **param)
         )
-        norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
+        epsilon = config.norm_epsilon
         self.pre_norm = nnx.data(
-            nnx.LayerNorm(width, **norm) if config.pre_norm else None
+            norm(width, dtypes, rngs, epsilon) if config.pre_norm else None
         )
         self.transformer = Transformer(config, dtypes=dtypes, rngs=rngs)
-        self.post_norm = nnx.LayerNorm(width, **norm)
+        self.post_norm = norm(width, dtypes, rngs, epsilon)
         self.pool = nnx.data(
             AttentionPool(config, dtypes=dtypes, rngs=rngs)
             if config.pooling == "attention"
@@ -129,11 +124,9 @@ class VisionTower(nnx.Module):
             )
         x = self.patch_embedding(patchify(images, self.config.patch_size))
         if self.class_embedding is not None:
-            cls = jnp.broadcast_to(
-                self.class_embedding.astype(x.dtype), (x.shape[0], 1, self.config.width)
-            )
+            cls = repeated(self.class_embedding[...], x)
             x = jnp.concatenate([cls, x], axis=1)
-        x = x + self.position_embedding.astype(x.dtype)
+        x = add_positions(x, self.position_embedding[...])
         if keep is not None:
             patches = jnp.take_along_axis(self._patches(x), keep[..., None], axis=1)
             first = x.shape[1] - self.config.num_patches
@@ -182,15 +175,10 @@ class TextTower(nnx.Module):
         self, config: TextConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        self.token_embedding = nnx.Embed(
-            config.vocab_size,
-            config.width,
-            # Rows of length one: with OpenAI's 0.02 a narrow tower is slow to start.
-            embedding_init=partitioned(
-                nnx.initializers.normal(config.width**-0.5), "vocab", "embed"
-            ),
-            **dtypes,
-            rngs=rngs,
+        width = config.width
+        # Rows of length one: with OpenAI's 0.02 a narrow tower is slow to start.
+        self.token_embedding = Embed(
+            config.vocab_size, width, width**-0.5, dtypes, rngs
         )
         self.position_embedding = positions(
             nnx.initializers.normal(0.01)(
@@ -200,9 +188,7 @@ class TextTower(nnx.Module):
             )
         )
         self.transformer = Transformer(config, dtypes=dtypes, rngs=rngs)
-        self.final_norm = nnx.LayerNorm(
-            config.width, epsilon=config.norm_epsilon, **dtypes, rngs=rngs
-        )
+        self.final_norm = norm(config.width, dtypes, rngs, config.norm_epsilon)
 
     def __call__(
         self,
@@ -217,7 +203,7 @@ class TextTower(nnx.Module):
                 f"{self.config.context_length}"
             )
         x = self.token_embedding(input_ids)
-        x = x + self.position_embedding[:length].astype(x.dtype)
+        x = add_positions(x, self.position_embedding[:length])
         mask = None
         if attention_mask is not None:
             mask = attention_mask[:, None, None, :].astype(bool)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from kdjax.models.config import Kernel, Remat, TransformerConfig
+from kdjax.models.layers import Linear, norm
 from kdjax.models.splash import on_mesh, splits
 
 
@@ -70,47 +71,6 @@ def short_stack(layers: int) -> bool:
     return layers <= SHORT
 
 
-def partitioned(
-    initializer: Callable[..., Array], *axes: str | None, heads: int | None = None
-) -> Any:
-    """Return the initializer with logical axis names for the sharding table.
-
-    Args:
-        initializer: of a parameter.
-        axes: a name for each of its dimensions.
-        heads: of attention, that make up the axis of that name.
-    """
-    return nnx.with_partitioning(initializer, axes, eager_sharding=False, heads=heads)
-
-
-def positions(embedding: Float[Array, "N W"]) -> nnx.Param:
-    """Return a position embedding as a parameter."""
-    axes = ("position", "embed")
-    return nnx.Param(embedding, out_sharding=axes, eager_sharding=False)
-
-
-def linear(
-    in_width: int,
-    out_width: int,
-    axes: tuple[str, ...],
-    dtypes: dict[str, Any],
-    rngs: nnx.Rngs,
-    use_bias: bool = True,
-    heads: int | None = None,
-) -> nnx.Linear:
-    """Return a linear layer whose kernel [in, out] has logical `axes`."""
-    kernel = nnx.initializers.normal(in_width**-0.5)
-    return nnx.Linear(
-        in_width,
-        out_width,
-        use_bias=use_bias,
-        kernel_init=partitioned(kernel, *axes, heads=heads),
-        bias_init=partitioned(nnx.initializers.zeros_init(), axes[1], heads=heads),
-        **dtypes,
-        rngs=rngs,
-    )
-
-
 class Attention(nnx.Module):
     """Multi-head attention of queries over a context (the queries' own by default)."""
 
@@ -126,8 +86,8 @@ class Attention(nnx.Module):
         self.num_heads = num_heads
         self.kernel = kernel
 
-        def layer(*axes: str) -> nnx.Linear:
-            return linear(width, width, axes, dtypes, rngs, heads=num_heads)
+        def layer(into: str, out: str) -> Linear:
+            return Linear(width, width, (into, out), dtypes, rngs, heads=num_heads)
 
         self.query = layer("embed", "heads")
         self.key = layer("embed", "heads")
@@ -216,8 +176,8 @@ class Mlp(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.activation = activation
-        self.up = linear(width, mlp_width, ("embed", "mlp"), dtypes, rngs)
-        self.down = linear(mlp_width, width, ("mlp", "embed"), dtypes, rngs)
+        self.up = Linear(width, mlp_width, ("embed", "mlp"), dtypes, rngs)
+        self.down = Linear(mlp_width, width, ("mlp", "embed"), dtypes, rngs)
 
     def __call__(self, x: Float[Array, "B N W"]) -> Float[Array, "B N W"]:
         """Return the transformed tokens."""
@@ -230,12 +190,11 @@ class Block(nnx.Module):
     def __init__(
         self, config: TransformerConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
     ) -> None:
-        norm = {"epsilon": config.norm_epsilon, **dtypes, "rngs": rngs}
-        self.attention_norm = nnx.LayerNorm(config.width, **norm)
+        self.attention_norm = norm(config.width, dtypes, rngs, config.norm_epsilon)
         self.attention = Attention(
             config.width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
         )
-        self.mlp_norm = nnx.LayerNorm(config.width, **norm)
+        self.mlp_norm = norm(config.width, dtypes, rngs, config.norm_epsilon)
         self.mlp = Mlp(
             config.width, config.mlp_width, config.activation, dtypes=dtypes, rngs=rngs
         )

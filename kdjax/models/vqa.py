@@ -7,16 +7,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kdjax.models.config import TransformerConfig, VQAConfig
+from kdjax.models.layers import Embed, Linear, add_positions, norm, positions
 from kdjax.models.towers import VisionTower
-from kdjax.models.transformer import (
-    Attention,
-    Mlp,
-    Transformer,
-    linear,
-    partitioned,
-    positions,
-    short_stack,
-)
+from kdjax.models.transformer import Attention, Mlp, Transformer, short_stack
 
 
 class QuestionEncoder(nnx.Module):
@@ -27,13 +20,7 @@ class QuestionEncoder(nnx.Module):
     ) -> None:
         width = config.width
         self.pad_id = config.pad_id
-        self.embedding = nnx.Embed(
-            config.vocab_size,
-            width,
-            embedding_init=partitioned(nnx.initializers.normal(1.0), "vocab", "embed"),
-            **dtypes,
-            rngs=rngs,
-        )
+        self.embedding = Embed(config.vocab_size, width, 1.0, dtypes, rngs)
         self.position_embedding = positions(
             nnx.initializers.normal(0.02)(
                 rngs.params(),
@@ -53,14 +40,14 @@ class QuestionEncoder(nnx.Module):
             if config.question_layers
             else None
         )
-        self.norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
+        self.norm = norm(width, dtypes, rngs)
 
     def __call__(self, ids: Int[Array, "Q L"]) -> Float[Array, "Q W"]:
         """Encode questions, filled up with the pad token."""
         words = ids != self.pad_id
         x = self.embedding(ids)
         if self.transformer is not None:
-            x = x + self.position_embedding.astype(x.dtype)
+            x = add_positions(x, self.position_embedding[...])
             x, _ = self.transformer(x, words[:, None, None, :])
         weights = words / jnp.maximum(words.sum(1, keepdims=True), 1)
         return self.norm(jnp.einsum("ql,qlw->qw", weights.astype(x.dtype), x))
@@ -72,11 +59,11 @@ class FusionBlock(nnx.Module):
     def __init__(
         self, config: VQAConfig, *, dtypes: dict[str, Any], rngs: nnx.Rngs
     ) -> None:
-        self.query_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
+        self.query_norm = norm(config.width, dtypes, rngs)
         self.attention = Attention(
             config.width, config.num_heads, config.attention, dtypes=dtypes, rngs=rngs
         )
-        self.mlp_norm = nnx.LayerNorm(config.width, **dtypes, rngs=rngs)
+        self.mlp_norm = norm(config.width, dtypes, rngs)
         self.mlp = Mlp(config.width, 4 * config.width, "gelu", dtypes=dtypes, rngs=rngs)
 
     def __call__(
@@ -103,10 +90,10 @@ class VQAModel(nnx.Module):
         }
         self.vision = VisionTower(config.vision, dtypes=dtypes, rngs=rngs)
         width = config.width
-        self.image_adaptor = linear(
+        self.image_adaptor = Linear(
             config.vision.width, width, ("patch", "embed"), dtypes, rngs
         )
-        self.image_norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
+        self.image_norm = norm(width, dtypes, rngs)
         self.question_encoder = QuestionEncoder(config, dtypes=dtypes, rngs=rngs)
 
         @nnx.split_rngs(splits=config.layers)
@@ -115,8 +102,8 @@ class VQAModel(nnx.Module):
             return FusionBlock(config, dtypes=dtypes, rngs=rngs)
 
         self.fusion = stack(rngs)
-        self.head_norm = nnx.LayerNorm(width, **dtypes, rngs=rngs)
-        self.head = linear(
+        self.head_norm = norm(width, dtypes, rngs)
+        self.head = Linear(
             width, config.num_answers, ("embed", "answers"), dtypes, rngs
         )
 

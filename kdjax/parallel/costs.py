@@ -20,7 +20,8 @@ KINDS = (
 )
 # Where a collective goes on beside other work, the text has it once more in every
 # fusion that it goes on in, and where it ends.
-GOES_ON, ENDS = "async_collective_fusion", "AsyncCollectiveDone"
+GOES_ON = "async_collective_fusion"
+BEGINS, ENDS = "AsyncCollectiveStart", "AsyncCollectiveDone"
 # What moves nothing: it renames, or its parts are counted where they are.
 FREE = (
     "parameter",
@@ -271,7 +272,7 @@ def _read_by(user: Instruction, place: int, value: Instruction, module: Module) 
         return _room(user)
     if user.opcode == "dynamic-update-slice" and place == 0:
         return 0
-    if user.opcode in KINDS or user.opcode == "custom-call":
+    if user.opcode in (*KINDS, "custom-call", "tuple"):
         return 0  # what goes on beside it, and is counted where it begins
     if user.opcode == "bitcast" and not user.root:
         return _read_of(user, module)
@@ -282,7 +283,12 @@ def _read_by(user: Instruction, place: int, value: Instruction, module: Module) 
 
 def _written(given: Instruction, module: Module) -> int:
     """Return how many bytes of what a fusion gives are written."""
-    if given.opcode in ("parameter", "custom-call"):
+    if BEGINS in given.rest:
+        collective = module.by_name[given.operands[0]]
+        return _room(collective) + sum(
+            _room(module.by_name[name]) for name in collective.operands
+        )
+    if given.opcode in (*KINDS, "custom-call", "parameter"):
         return 0
     if given.opcode == "dynamic-update-slice":
         return _room(module.by_name[given.operands[1]])

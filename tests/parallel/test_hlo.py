@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,10 +107,14 @@ def test_a_step_on_tpus_says_its_gradient_and_one_gather(on_tpu):
     module, told = on_tpu
     found = collectives(module, AXES, (0,) * 4)
     features, column = 4 * 4096 * 64, 4 * 4096
-    # Gradients are reduced in the precision of what they are taken through.
-    gradient = 2 * sum(told["models"].values())
-    expected = 4 * features + 8 * column + gradient
+    # In float32, though the models compute in bfloat16.
+    gradient = 4 * sum(told["models"].values())
+    # Both towers' embeddings of student and teacher: of the student's images, which are
+    # not gathered, the same is said by what comes back to its texts.
+    expected = 4 * features + gradient
     assert sum(x.size for x in found) == pytest.approx(expected, rel=0.1)
+    assert sum(x.size for x in found) == pytest.approx(expected + 8 * column, rel=0.02)
+    assert not re.search(r"bf16\S+( |, .*\) )all-reduce\(", told["text"])
 
 
 def test_over_slices_the_parts_cross(on_tpu):
@@ -199,6 +204,56 @@ ENTRY %main (from: bf16[128,257,1024], i: s32[], j: s32[]) -> bf16[128,257,1024]
 def test_a_copy_that_goes_on_beside_other_work_costs_its_part():
     # Of 257 minor elements 384 lie in memory, which fill up tiles of 128.
     assert memory_traffic(hlo.read(BESIDE)) == 2 * (2 * 4 * 384 * 1024)
+
+
+# Out of the same on v5e:16x16: a gather begins, goes on beside a product, and ends.
+GATHER = """
+%begin (own.1: f32[128,768]) -> (f32[128,768], f32[32768,768], u32[]) {
+  %own.1 = f32[128,768]{1,0:T(8,128)} parameter(0)
+  %all-gather.1 = f32[32768,768]{1,0:T(8,128)} all-gather(%own.1), channel_id=1, replica_groups=[1,256]<=[256], dimensions={0}
+  ROOT %start = (f32[128,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, u32[]{:S(2)}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (own.2: f32[128,768], all.2: f32[32768,768], flag.2: u32[], x.2: f32[256,512], w.2: f32[512,128]) -> (f32[256,128], f32[128,768], f32[32768,768], f32[32768,768], u32[]) {
+  %x.2 = f32[256,512]{1,0:T(8,128)} parameter(3)
+  %w.2 = f32[512,128]{1,0:T(8,128)} parameter(4)
+  %product = f32[256,128]{1,0:T(8,128)} convolution(%x.2, %w.2), dim_labels=bf_io->bf
+  %own.2 = f32[128,768]{1,0:T(8,128)} parameter(0)
+  %all.2 = f32[32768,768]{1,0:T(8,128)} parameter(1)
+  %all-gather.2 = f32[32768,768]{1,0:T(8,128)} all-gather(%own.2), channel_id=1, replica_groups=[1,256]<=[256], dimensions={0}
+  %flag.2 = u32[]{:S(2)} parameter(2)
+  ROOT %tuple = (f32[256,128]{1,0:T(8,128)}, f32[128,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, u32[]{:S(2)}) tuple(%product, %own.2, %all.2, %all-gather.2, %flag.2)
+}
+
+%end (own.3: f32[128,768], all.3: f32[32768,768], flag.3: u32[]) -> f32[32768,768] {
+  %own.3 = f32[128,768]{1,0:T(8,128)} parameter(0)
+  %all.3 = f32[32768,768]{1,0:T(8,128)} parameter(1)
+  %all-gather.3 = f32[32768,768]{1,0:T(8,128)} all-gather(%own.3), channel_id=1, replica_groups=[1,256]<=[256], dimensions={0}
+  %flag.3 = u32[]{:S(2)} parameter(2)
+  ROOT %done = f32[32768,768]{1,0:T(8,128)} custom-call(%own.3, %all.3, %all-gather.3, %flag.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (own: f32[128,768], x: f32[256,512], w: f32[512,128]) -> (f32[32768,768], f32[256,128]) {
+  %own = f32[128,768]{1,0:T(8,128)} parameter(0)
+  %x = f32[256,512]{1,0:T(8,128)} parameter(1)
+  %w = f32[512,128]{1,0:T(8,128)} parameter(2)
+  %begun = (f32[128,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, u32[]{:S(2)}) fusion(%own), kind=kCustom, calls=%begin
+  %one = f32[128,768]{1,0:T(8,128)} get-tuple-element(%begun), index=0
+  %all = f32[32768,768]{1,0:T(8,128)} get-tuple-element(%begun), index=1
+  %flag = u32[]{:S(2)} get-tuple-element(%begun), index=2
+  %beside = (f32[256,128]{1,0:T(8,128)}, f32[128,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, f32[32768,768]{1,0:T(8,128)}, u32[]{:S(2)}) fusion(%one, %all, %flag, %x, %w), kind=kOutput, calls=%async_collective_fusion.1
+  %y = f32[256,128]{1,0:T(8,128)} get-tuple-element(%beside), index=0
+  %still = f32[32768,768]{1,0:T(8,128)} get-tuple-element(%beside), index=3
+  %whole = f32[32768,768]{1,0:T(8,128)} fusion(%one, %still, %flag), kind=kCustom, calls=%end
+  ROOT %out = (f32[32768,768]{1,0:T(8,128)}, f32[256,128]{1,0:T(8,128)}) tuple(%whole, %y)
+}
+"""  # noqa: E501
+
+
+def test_a_gather_beside_other_work_is_written_once():
+    gather = 4 * 768 * (128 + 32768)
+    product = 4 * (256 * 512 + 512 * 128 + 256 * 128)
+    assert memory_traffic(hlo.read(GATHER)) == gather + product
 
 
 # As a layer of it reads its weights: a fusion in a fusion cuts them out of the stack.
