@@ -10,9 +10,10 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from kdjax import hosts
+from kdjax.arguments import parser
 from kdjax.errors import NoRoom, Transient, UserError
 from kdjax.process import listening, prepare, quiet_libraries
 
@@ -22,26 +23,6 @@ if TYPE_CHECKING:
 
     from kdjax.commands.reporter import Reporter
 
-HELP = {
-    "pretrain": "train a CLIP model from captions: a teacher, or a baseline student",
-    "distill": "train a student CLIP model from captions and a teacher",
-    "vqa": "fine-tune a vision tower on questions, and score it",
-    "eval": "score a finished run or a CLIP model",
-    "chain": "distil in stages, each from the stage before",
-    "calibrate": "find the scale of a teacher's soft targets, and store it with it",
-    "study": "run a grid of all of these, and answer with statistics in a report",
-    "plan": "say what a run takes of TPUs or GPUs that are not here",
-    "export": "write a model for other people's tools, with its card",
-    "info": "show versions, devices, and what is registered",
-}
-EPILOG = """\
-FILE may be followed by :argument, which get_config(argument) receives. A FILE that
-is not there is looked up among the configs of the package. Any key of the config
-can be set: --config.seed=1 --config.optimizer.learning_rate=1e-3. The same command
-on a workdir goes on where it stopped.
-
-example: kdjax {command} --config=configs/{example}.py --workdir=runs/mine
-"""
 # The compiler of TPUs neither asks for a TPU nor tells of its start.
 QUIET_LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -52,125 +33,6 @@ QUIET_LIBTPU = {
 }
 STOPPED = "kdjax: stopped"
 GOES_ON = f"{STOPPED}; the same command goes on from here"
-PLANNED = """\
-It takes a config of pretrain, distill or vqa, compiles its real step for the topology,
-and prints memory, work, what devices say to each other, and how long that takes at the
-chips' full rates. No data, weights, hub or folder is opened, and nothing is written but
-what --json names and, while it works, a temporary folder. TPUs need the extra
-kdjax[plan], which is their compiler.
-
-example: kdjax plan --config=configs/distill/clip_kd_vitl14_vitt16.py \\
-    --topology=v5e:16x16
-"""
-EXAMPLES = {
-    "pretrain": "pretrain/easy_vqa",
-    "distill": "distill/easy_vqa",
-    "vqa": "vqa/easy_vqa",
-    "eval": "eval/easy_vqa",
-    "chain": "chain/assistant",
-    "calibrate": "calibrate/easy_vqa",
-    "study": "study/quickstart",
-}
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line."""
-        self.exit(2, f"kdjax: {message}; see {self.prog} --help\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of everything but the overrides."""
-    top = Parser(
-        prog="kdjax",
-        description="Distil CLIP teachers into small students, score them on visual "
-        "question answering, and ask whether the stronger teacher helped.",
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for name, text in HELP.items():
-        formatter = argparse.RawDescriptionHelpFormatter
-        epilog = (
-            EPILOG.format(command=name, example=EXAMPLES[name])
-            if name in EXAMPLES
-            else PLANNED
-            if name == "plan"
-            else None
-        )
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=epilog,
-            formatter_class=formatter,
-            allow_abbrev=False,
-        )
-        if name == "info":
-            continue
-        if name == "plan":
-            _add_plan(command)
-            continue
-        if name == "export":
-            command.add_argument(
-                "--checkpoint", required=True, metavar="RUN|DIR|NAME",
-                help="the workdir of a run, a directory or a name on the hub",
-            )  # fmt: skip
-            command.add_argument(
-                "--format", default="safetensors", metavar="FORMAT",
-                help="safetensors, msgpack, open_clip or stablehlo",
-            )  # fmt: skip
-        else:
-            command.add_argument("--config", required=True, metavar="FILE[:argument]")
-            _add_hosts(command)
-        command.add_argument(
-            "--workdir", required=True, metavar="DIR", help="may be a gs:// path"
-        )
-    return top
-
-
-def _add_plan(command: argparse.ArgumentParser) -> None:
-    """Add what a plan takes: no workdir, and a machine."""
-    command.add_argument("--config", required=True, metavar="FILE[:argument]")
-    command.add_argument(
-        "--topology", required=True, metavar="CHIP:SHAPE",
-        help="such as v5e:16x16, v5p:4x4x4 or h100:8; with --fit a chip will do",
-    )  # fmt: skip
-    command.add_argument(
-        "--slices", type=int, default=1, metavar="N",
-        help="how many of that shape, joined by the network (%(default)s)",
-    )  # fmt: skip
-    command.add_argument(
-        "--fit", action="store_true",
-        help="look for the smallest shape of the chip, up to the one that is given, "
-        "and for the microbatch and remat with which the step fits there",
-    )  # fmt: skip
-    command.add_argument(
-        "--json", metavar="FILE", help="where to write the same for programs"
-    )
-
-
-def _add_hosts(command: argparse.ArgumentParser) -> None:
-    """Add what says where the other processes are, with JAX's names."""
-    group = command.add_argument_group(
-        "many hosts",
-        "The same command on each; needed only where the environment (TPU pods, Slurm, "
-        "Open MPI, indexed jobs of Kubernetes) does not say who there is.",
-    )
-    group.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="of the first process"
-    )
-    group.add_argument(
-        "--num_processes", type=int, metavar="N", help="how many there are"
-    )
-    group.add_argument(
-        "--process_id", type=int, metavar="I", help="which of them this is, from 0"
-    )
-    group.add_argument(
-        "--heartbeat_timeout_seconds", type=int, metavar="S",
-        default=hosts.HEARTBEAT_TIMEOUT,
-        help="after which a host that says nothing is gone, and all stop (%(default)s)",
-    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
