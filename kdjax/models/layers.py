@@ -46,7 +46,7 @@ def repeated(
     vector: Float[Array, " W"], like: Float[Array, "B N W"]
 ) -> Float[Array, "B 1 W"]:
     """Return a learnt token for every row, in the dtype of the tokens it goes with."""
-    return jnp.broadcast_to(vector, (len(like), 1, *vector.shape)).astype(like.dtype)
+    return jnp.broadcast_to(vector, (like.shape[0], 1, *vector.shape)).astype(like.dtype)
 
 
 class Linear(nnx.Module):
