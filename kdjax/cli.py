@@ -1,6 +1,7 @@
 """Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
+import atexit
 import json
 import os
 import select
@@ -33,6 +34,7 @@ QUIET_LIBTPU = {
 }
 STOPPED = "kdjax: stopped"
 GOES_ON = f"{STOPPED}; the same command goes on from here"
+AT_ONCE = f"{STOPPED} at once; the same command goes on from the last checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +67,9 @@ def _status(argv: Sequence[str] | None) -> int:
     try:
         with listening(stopped):
             _do(arguments, overrides)
-        return 0
+        # What is done is done: no signal makes another end of it.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        return hosts.leave(0)
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         # What starts a run again does so unless the input is wrong, which is 2.
@@ -74,7 +78,8 @@ def _status(argv: Sequence[str] | None) -> int:
         return hosts.leave(status, at_once=isinstance(error, NoRoom))
     except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
         if hosts.is_first():
-            print(f"\n{stopped}", file=sys.stderr)
+            saved = getattr(stop, "saved", True)
+            print(f"\n{stopped if saved else AT_ONCE}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except Exception as error:
         if not hosts.met():
@@ -198,7 +203,7 @@ def _write_json(path: "epath.Path", told: Mapping[str, Any]) -> None:
 def run(
     command: str,
     config: Any,
-    workdir: str,
+    workdir: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
     quiet: bool = False,
@@ -226,10 +231,42 @@ def run(
     known = (*COMMANDS, "chain", "study", "export")
     if command not in known:
         raise UserError(f"{command!r} is no command; there are {', '.join(known)}")
+    config, workdir = _checked(command, config, workdir, overrides)
     told = f"kdjax.run({command!r}, config, {workdir!r})"
     if isinstance(config, str):
         config, told = _opened(command, config, workdir, overrides)
     return _run(command, config, workdir, told, quiet)
+
+
+def _checked(
+    command: str, config: Any, workdir: Any, overrides: Any
+) -> tuple[Any, str]:
+    """Return a config and a workdir that are what they have to be, paths as text."""
+    from ml_collections import ConfigDict
+
+    if isinstance(config, os.PathLike):
+        config = os.fspath(config)
+    file = isinstance(config, str) and command != "export"
+    if not file and not isinstance(config, Mapping | ConfigDict):
+        raise UserError(
+            f"the config is {config!r}; give "
+            + (
+                "a mapping with the checkpoint and the format"
+                if command == "export"
+                else "a ConfigDict, or FILE[:argument] as on the command line"
+            )
+        )
+    if not isinstance(workdir, str | os.PathLike) or not os.fspath(workdir):
+        raise UserError(f"the workdir is {workdir!r}; give the path of a folder")
+    words = isinstance(overrides, list | tuple) and all(
+        isinstance(word, str) for word in overrides
+    )
+    if not words or (overrides and not file):
+        raise UserError(
+            f"the overrides are {overrides!r}; give a list such as "
+            '["--config.seed=1"], with a config that is a file'
+        )
+    return config, os.fspath(workdir)
 
 
 def _run(
@@ -269,11 +306,6 @@ def _export(config: Any, workdir: str, reporter: "Reporter") -> dict[str, Any]:
     from kdjax.commands.export import export
     from kdjax.commands.schema import check_config
 
-    if not isinstance(config, Mapping | ConfigDict):
-        raise UserError(
-            f"an export is asked for by {config!r}; give a mapping with the "
-            "checkpoint and the format"
-        )
     asked = {"format": "safetensors", **config}
     if isinstance(asked.get("checkpoint"), os.PathLike):
         asked["checkpoint"] = os.fspath(asked["checkpoint"])

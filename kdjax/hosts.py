@@ -25,9 +25,9 @@ Tree = TypeVar("Tree")
 HEARTBEAT_TIMEOUT = 100
 # Where JAX looks for the first process.
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
-# How long one that ends waits for others to end with it, and how long the first, which
-# the others would miss, ends after them.
-BARRIER_SECONDS, GRACE_SECONDS = 10, 1
+# How long one that ends waits for others to end with it, where something is wrong and
+# where nothing is, and how long the first, which they would miss, ends after them.
+BARRIER_SECONDS, END_SECONDS, GRACE_SECONDS = 10, 300, 1
 # How errors begin of what goes between hosts: in sums, and in what the runtime asks.
 OF_SUMS = re.compile("[A-Z_]+: .*(Gloo|NCCL|(closed|reset) by peer)")
 OF_RUNTIME = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED): ")
@@ -279,12 +279,15 @@ def gone(error: Exception) -> str:
 def leave(status: int, at_once: bool = False) -> int:
     """Return an exit status, or end with it where others have been met, or at once.
 
-    At a proper end each process waits for all, and they would wait for this one. What
-    is wrong for all is known to all soon, and none must hear of the end of the first
-    before.
+    Each process waits for all. What is wrong for all is known to all soon, and none
+    must hear of the end of the first before. A signal that comes now changes nothing
+    any more; JAX's own end would wait for minutes until all have heard of it.
     """
+    if met():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
     if met() and not at_once:
-        _wait_to_leave()
+        _wait_to_leave(BARRIER_SECONDS if status else END_SECONDS)
     if at_once or met():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -292,14 +295,14 @@ def leave(status: int, at_once: bool = False) -> int:
     return status
 
 
-def _wait_to_leave() -> None:
-    """Wait for those that leave too, but not for long."""
+def _wait_to_leave(seconds: int) -> None:
+    """Wait for those that leave too, but not for longer than that."""
     from jax._src.distributed import global_state  # there is no public name
     from jax.errors import JaxRuntimeError
 
     client: Any = global_state.client
     try:
-        client.wait_at_barrier("leaving", BARRIER_SECONDS * 1000)
+        client.wait_at_barrier("leaving", seconds * 1000)
     except JaxRuntimeError:  # what was wrong was wrong here alone
         return
     if global_state.process_id == 0:

@@ -21,7 +21,7 @@ NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def find_model(
-    name_or_directory: str,
+    name_or_directory: str | os.PathLike[str],
     patterns: Sequence[str] = ABOUT,
     revision: str | None = None,
 ) -> epath.Path:
@@ -38,6 +38,12 @@ def find_model(
     Raises:
         UserError: it is neither.
     """
+    if not isinstance(name_or_directory, str | os.PathLike) or not name_or_directory:
+        raise UserError(
+            f"a model is named by {name_or_directory!r}; give a directory, the workdir "
+            "of a run or a name on the hub"
+        )
+    name_or_directory = os.fspath(name_or_directory)
     path = epath.Path(name_or_directory)
     if _is_directory(path):
         run = (path / ENVIRONMENT).exists() and (path / MODEL).is_dir()

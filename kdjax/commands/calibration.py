@@ -46,9 +46,7 @@ def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
 
 def _is_scale(wanted: str) -> bool:
     try:
-        return (
-            wanted in ("own", "match_entropy", "stored") or 0 < float(wanted) < math.inf
-        )
+        return wanted in ("own", "match_entropy", "stored") or 0 < float(wanted) < 1e38
     except ValueError:
         return False
 

@@ -74,8 +74,16 @@ class Processor(Preprocessing):
         return pixels
 
     def texts(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "B L"]:
-        """Return ids, each text cut and padded to `context_length`."""
+        """Return ids, each text cut and padded to `context_length`.
+
+        Raises:
+            UserError: they are no texts.
+        """
         given = [texts] if isinstance(texts, str) else texts
+        if not isinstance(given, Sequence) or not all(
+            isinstance(text, str) for text in given
+        ):
+            raise UserError(f"the texts are {texts!r}; give one, or a list of them")
         if self.original == "open_clip":
             # Twice, as there: what was escaped twice comes out too.
             given = [html.unescape(html.unescape(text)).strip() for text in given]
@@ -138,7 +146,7 @@ def load_processor(
         UserError: a file is missing or damaged, the model is of another family, or it
             wants its images or texts in a way that cannot be expressed.
     """
-    path = find_model(os.fspath(name_or_directory), revision=revision)
+    path = find_model(name_or_directory, revision=revision)
     family, values = family_of(path)
     try:
         found = (

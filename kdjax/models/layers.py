@@ -15,6 +15,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from kdjax.parallel.sharding import by_rows, whole_rows
+
 
 def partitioned(
     initializer: Callable[..., Array], *axes: str | None, heads: int | None = None
@@ -46,7 +48,9 @@ def repeated(
     vector: Float[Array, " W"], like: Float[Array, "B N W"]
 ) -> Float[Array, "B 1 W"]:
     """Return a learnt token for every row, in the dtype of the tokens it goes with."""
-    return jnp.broadcast_to(vector, (like.shape[0], 1, *vector.shape)).astype(like.dtype)
+    return jnp.broadcast_to(vector, (like.shape[0], 1, *vector.shape)).astype(
+        like.dtype
+    )
 
 
 class Linear(nnx.Module):
@@ -135,7 +139,8 @@ class Embed(nnx.Module):
 
     def __call__(self, ids: Int[Array, "*rows"]) -> Float[Array, "*rows W"]:
         """Return the rows, in the dtype that the layer computes in."""
-        return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+        table = whole_rows(self.embedding[...])
+        return by_rows(jnp.take(table, ids, axis=0)).astype(self.dtype)
 
 
 def norm(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.models.config import Kernel, Remat, TransformerConfig
 from kdjax.models.layers import Linear, norm
 from kdjax.models.splash import on_mesh, splits
+from kdjax.parallel.sharding import by_rows
 
 
 class Trace(NamedTuple):
@@ -207,6 +208,7 @@ class Block(nnx.Module):
         causal: bool = False,
     ) -> tuple[Float[Array, "B N W"], Float[Array, "B H N N"] | None]:
         """Return the next residual stream and, when asked, the attention map."""
+        x = by_rows(x)
         attended, attention = self.attention(
             self.attention_norm(x), mask=mask, with_map=with_map, causal=causal
         )

@@ -10,6 +10,7 @@ from kdjax.models.config import TransformerConfig, VQAConfig
 from kdjax.models.layers import Embed, Linear, add_positions, norm, positions
 from kdjax.models.towers import VisionTower
 from kdjax.models.transformer import Attention, Mlp, Transformer, short_stack
+from kdjax.parallel.sharding import by_rows
 
 
 class QuestionEncoder(nnx.Module):
@@ -70,6 +71,7 @@ class FusionBlock(nnx.Module):
         self, questions: Float[Array, "B Q W"], image: Float[Array, "B N W"]
     ) -> Float[Array, "B Q W"]:
         """Return questions that have read from the image's tokens."""
+        questions = by_rows(questions)
         attended, _ = self.attention(self.query_norm(questions), image)
         questions = questions + attended
         return questions + self.mlp(self.mlp_norm(questions))
@@ -122,10 +124,10 @@ class VQAModel(nnx.Module):
         self, tokens: Float[Array, "B N V"], questions: Int[Array, "B Q L"]
     ) -> Float[Array, "B Q A"]:
         """Return answer logits of Q questions about each image's tokens."""
-        image = self.image_norm(self.image_adaptor(tokens))
+        image = by_rows(self.image_norm(self.image_adaptor(tokens)))
         batch, count, length = questions.shape
         queries = self.question_encoder(questions.reshape(batch * count, length))
-        queries = queries.reshape(batch, count, -1)
+        queries = by_rows(queries.reshape(batch, count, -1))
 
         @nnx.scan(
             in_axes=(nnx.Carry, 0),

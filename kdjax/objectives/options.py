@@ -12,6 +12,9 @@ from kdjax.objectives.schedules import Schedule, check_schedule
 
 Value = str | float | Schedule
 
+# What an array of 32 bits hardly holds, and no product with it does.
+BEYOND = 1e38
+
 
 @dataclass(frozen=True)
 class Option:
@@ -73,7 +76,7 @@ def static(value: Any) -> Value:
 
 def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) < BEYOND
 
 
 def check_options(

@@ -1,11 +1,13 @@
 """The table that says where each dimension of a parameter lives."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 # The batch dimension is split over both of these.
 BATCH_AXES = ("data", "fsdp")
@@ -73,6 +75,31 @@ def partition_spec(
 def _target(dim: Dimension, over: Sequence[str]) -> str | None:
     target = RULES.get(dim.axis or "")
     return target if target in over else None
+
+
+def by_rows(x: Array) -> Array:
+    """Return an array whose rows lie on the mesh of JAX's context as a batch's do.
+
+    Parameters that are split pull activations their way: the compiler would sooner
+    split those by their width, and gather all rows of a batch, than gather a layer's
+    weights. Outside of a mesh, and of rows that it does not divide, nothing is asked.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *free))
+
+
+def whole_rows(table: Array) -> Array:
+    """Return a table no row of which is split over the mesh of JAX's context.
+
+    Of a split row every device would look up its part for all rows of a batch.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return table
+    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+    return jax.lax.with_sharding_constraint(table, spec)
 
 
 def parameter_shardings(

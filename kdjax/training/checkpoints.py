@@ -58,7 +58,7 @@ class _Content(NamedTuple):
     Attributes:
         state: the arrays that are asked for.
         data: the iterator's state.
-        bits: the sum of the bits of each array that was saved, by its path.
+        bits: the sum of the bits of each array that was saved, by its name.
         record: the fields of a `Record`, as JSON has them.
     """
 
@@ -191,10 +191,10 @@ class Checkpoints:
             shardings,
         )
 
-        paths = integrity.paths_of(target)
+        names = integrity.names_of(target)
 
         def read(folder: epath.Path) -> _Content:
-            return _read(folder, ocp.args.StandardRestore(target), paths)
+            return _read(folder, ocp.args.StandardRestore(target), names)
 
         folders = [self._directory / str(step) for step in steps]
         damaged: dict[epath.Path, str] = {}
@@ -287,14 +287,14 @@ def _directory_of(workdir: epath.Path) -> epath.Path:
 def _read(
     folder: epath.Path,
     state: ocp.args.CheckpointArgs,
-    paths: Collection[str] | None = None,
+    names: Collection[str] | None = None,
 ) -> _Content:
     """Return what is in a checkpoint; each host reads alone and waits for no other.
 
     Args:
         folder: of the checkpoint.
         state: how the arrays are asked for.
-        paths: of the arrays that there have to be, and no others; None for any.
+        names: of the arrays that there have to be, and no others; None for any.
 
     Raises:
         ValueError: the iterator's state or the record is not what was saved.
@@ -308,11 +308,11 @@ def _read(
     if about.pop("digest", None) != integrity.digest(data, about):
         raise ValueError("its iterator's state or its record is not what was saved")
     bits = about.pop("bits")
-    if paths is not None and (others := set(bits).symmetric_difference(paths)):
+    if names is not None and (others := set(bits).symmetric_difference(names)):
         raise UserError(
             f"the checkpoint {folder} has other arrays than this run ({min(others)}): "
-            "another version of kdjax wrote it; go on with that one, or give another "
-            "--workdir"
+            "another version of kdjax or another run wrote it; go on with that one, or "
+            "give another --workdir"
         )
     arrays = reader.restore(folder, args=ocp.args.Composite(state=state))["state"]
     return _Content(arrays, data, bits, about)
@@ -385,6 +385,6 @@ def _look(
 def _changed(content: _Content) -> str:
     """Return what to say of an array that is not as it was saved; "" of none."""
     sums = integrity.sums_of_bits(content.state)
-    changed = (path for path, bits in sums.items() if content.bits.get(path) != bits)
-    path = next(changed, None)
-    return f"its array {path} is not what was saved" if path else ""
+    changed = (name for name, bits in sums.items() if content.bits.get(name) != bits)
+    name = next(changed, None)
+    return f"its array {name} is not what was saved" if name else ""

@@ -70,18 +70,22 @@ def digest(data: Any, about: Mapping[str, Any]) -> str:
 
 
 def sums_of_bits(state: Any) -> dict[str, int]:
-    """Return the sum of each array's bits, by its path.
+    """Return the sum of each array's bits, by its path and shape.
 
     OCDBT, in which Orbax writes, checks what tells where arrays are but not the arrays.
     """
     sums = jax.device_get(_sums(jax.tree.leaves(state)))
-    return {path: int(x) for path, x in zip(paths_of(state), sums, strict=True)}
+    return {name: int(x) for name, x in zip(names_of(state), sums, strict=True)}
 
 
-def paths_of(state: Any) -> list[str]:
-    """Return the paths of a state's arrays, in the order of its leaves."""
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(state))
-    return [jax.tree_util.keystr(x, simple=True, separator="/") for x in paths]
+def names_of(state: Any) -> list[str]:
+    """Return the path and shape of each of a state's arrays, in the order of leaves."""
+
+    def name(path: Any, shape: tuple[int, ...]) -> str:
+        said = jax.tree_util.keystr(path, simple=True, separator="/")
+        return f"{said} {list(shape)}" if shape else said
+
+    return [name(p, x.shape) for p, x in jax.tree_util.tree_leaves_with_path(state)]
 
 
 @jax.jit

@@ -10,15 +10,16 @@ from kdjax import hosts
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved what it had.
+    """A run was asked to stop.
 
     Attributes:
         signum: the signal that asked.
+        saved: whether it has saved what it had.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, saved: bool = True) -> None:
         super().__init__("stopped; the same command goes on from what is saved")
-        self.signum = signum
+        self.signum, self.saved = signum, saved
 
 
 class Flag:
@@ -39,10 +40,11 @@ class Flag:
 
 @contextmanager
 def stop_flag() -> Iterator[Flag]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one stops at once.
+    """Turn SIGINT and SIGTERM into a flag; Ctrl-C stops at once where one has come.
 
-    Of several hosts SIGTERM is JAX's, which tells all of them.
-    Outside of the main thread signals are left alone.
+    A scheduler may say SIGTERM twice, and still wants what is saved. Of several hosts
+    SIGTERM is JAX's, which tells all of them. Outside of the main thread signals are
+    left alone.
 
     Raises:
         Interrupted: a signal has come, and what was to be done with the flag ended as
@@ -64,11 +66,12 @@ def _handled(flag: Flag) -> Iterator[None]:
     shared = hosts.several()
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if flag.signum is not None and shared:
+        impatient = flag.signum is not None and signum == signal.SIGINT
+        if impatient and shared:
             hosts.leave(128 + signum, at_once=True)  # others may wait for this one
-        if flag.signum is not None:
-            raise Interrupted(signum)
-        flag.signum = signum
+        if impatient:
+            raise Interrupted(signum, saved=False)
+        flag.signum = flag.signum or signum
         if shared:
             signal.raise_signal(signal.SIGTERM)
 

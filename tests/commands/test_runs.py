@@ -1,5 +1,7 @@
 """What a config names becomes: a model, a dtype, a teacher, a refusal."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import tokenizers
 from etils import epath
 from ml_collections import ConfigDict
 from tokenizers import processors
+from weights.golden_models import GOLDEN
 
 from kdjax.commands.common import say_unsplit
 from kdjax.commands.compute import compute_of, compute_of_teacher
@@ -96,6 +99,65 @@ def test_values_that_cannot_be_are_refused(file, key, value, said, tmp_path):
         config.teacher = pretrained(tmp_path)
     with pytest.raises(UserError, match=said):
         run(file, config, str(tmp_path / "run"), quiet=True)
+
+
+# As users do, whose annotations nobody checks for them.
+WRONG = """
+import sys
+from functools import partial
+from pathlib import Path
+import kdjax
+from ml_collections import ConfigDict
+from kdjax.data.processor import Processor
+from kdjax.errors import UserError
+example, model = "configs/pretrain/easy_vqa.py", sys.argv[1]
+texts = partial(Processor.texts, None)
+for ask in (
+    lambda: kdjax.run("pretrain", None, "run"),
+    lambda: kdjax.run("pretrain", Path("none.py"), "run"),
+    lambda: kdjax.run("pretrain", example, None),
+    lambda: kdjax.run("pretrain", example, ""),
+    lambda: kdjax.run("pretrain", example, "run", "--config.seed=1"),
+    lambda: kdjax.run("pretrain", example, "run", [5]),
+    lambda: kdjax.run("pretrain", ConfigDict(), "run", ["--config.seed=1"]),
+    lambda: kdjax.run("export", None, "run"),
+    lambda: kdjax.run("export", {"checkpoint": model}, "run", ["--config.format=a"]),
+    lambda: kdjax.load_clip(None),
+    lambda: kdjax.load_vqa(""),
+    lambda: kdjax.load_processor(5),
+    lambda: texts(None),
+    lambda: texts(["a cat", 3]),
+):
+    try:
+        ask()
+    except UserError as error:
+        print(error)
+"""
+SAID = [
+    "the config is None; give a ConfigDict, or FILE[:argument]",
+    "none.py",
+    "the workdir is None; give the path of a folder",
+    "the workdir is ''; give the path of a folder",
+    "the overrides are '--config.seed=1'; give a list such as",
+    "the overrides are [5]; give a list such as",
+    "with a config that is a file",
+    "the config is None; give a mapping with the checkpoint",
+    "with a config that is a file",
+    "a model is named by None; give a directory, the workdir",
+    "a model is named by ''; give a directory, the workdir",
+    "a model is named by 5; give a directory, the workdir",
+    "the texts are None; give one, or a list of them",
+    "the texts are ['a cat', 3]; give one, or a list of them",
+]
+
+
+def test_what_cannot_be_asked_for_is_said(tmp_path):
+    command = [sys.executable, "-c", WRONG, str(GOLDEN / "open_clip/clipa")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = done.stdout.splitlines()
+    assert len(found) == len(SAID)
+    assert all(part in line for part, line in zip(SAID, found, strict=True))
+    assert not (tmp_path / "run").exists()
 
 
 def pretrained(folder):

@@ -76,9 +76,9 @@ def test_the_smallest_that_fits_is_found_with_few_tries(monkeypatch):
     tried = []
     monkeypatch.setattr(searching, "apart", planning(tried, halved))
     found = smallest(one("--config.batch_size=64"), "h100", QUIET)
-    # One needs 2^37 bytes at least, which is more than it has.
+    # One needs 2^37 bytes at least, which is more than it has, but not twice as much.
     assert (found.topology, found.config.remat.vision) == ("h100:2", "full")
-    assert found.fits and len(tried) == 4
+    assert found.fits and len(tried) == 8
     with pytest.raises(UserError, match="of data 3, fsdp 1, tensor 1 over which"):
         smallest(one("--config.mesh.data=3"), "h100:4", QUIET)
     with pytest.raises(UserError, match="there is no chip 'v7'; give one of v4, v5e"):

@@ -19,10 +19,12 @@ from kdjax.models import CLIP, Params, abstract_of, architecture
 from kdjax.objectives import expand
 from kdjax.parallel import (
     FROZEN,
+    hlo,
     make_mesh,
     parameter_shardings,
     to_global,
 )
+from kdjax.parallel.costs import collectives
 from kdjax.training.optimizer import OptimizerConfig
 from kdjax.training.steps import TrainState, build_program
 from kdjax.training.tasks import ContrastiveTask
@@ -76,8 +78,15 @@ def trained(mesh: Mesh, teacher: Params, places: str) -> dict[str, Any]:
         "arrays": len(jax.tree.leaves(state)),
         "donated": len(re.findall(r"(?:may|must)-alias\)", compiled.as_text())),
         "shards": shards(state.params),
+        "forward": said_forward(compiled.as_text(), mesh),
         "teacher": shards({"model": frozen[0]}),
     }
+
+
+def said_forward(text: str, mesh: Mesh) -> list[str]:
+    """Return how devices that share weights talk to each other on the way forward."""
+    said = collectives(hlo.read(text), mesh.shape, (0,) * mesh.size)
+    return sorted({x.kind for x in said if x.over == ("fsdp",) and "/jvp(" in x.scope})
 
 
 def elsewhere(state: TrainState, shardings: TrainState) -> list[str]:

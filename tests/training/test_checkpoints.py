@@ -260,7 +260,7 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(what, tmp_path):
 
 
 def test_other_arrays_than_the_runs_are_no_damage(tmp_path):
-    """Such as another version's, which has moments of another kind."""
+    """Such as another version's, whose moments are of another kind or shape."""
     save(tmp_path, 3, 7)
     state, places = train_state(0)
     count, place = state.opt_state[1], places.opt_state[1]
@@ -269,6 +269,9 @@ def test_other_arrays_than_the_runs_are_no_damage(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path), 2)
     with pytest.raises(UserError, match=r"7 has other arrays .*\(opt_state/2\).*go on"):
         checkpoints.restore(more, where, numbers())
+    longer = replace(state, opt_state=(state.opt_state[0], jnp.zeros(3, jnp.int32)))
+    with pytest.raises(UserError, match=r"7 has other arrays .*\(opt_state/1"):
+        checkpoints.restore(longer, places, numbers())
     checkpoints.close()
     assert folders(tmp_path) == ["3", "7"]
 

@@ -38,6 +38,11 @@ def test_a_compiled_step_leaves_the_state_where_the_table_says_and_donates_it(
     assert found["shards"] == [None, "fsdp", "tensor"]
 
 
+def test_devices_that_share_weights_gather_them_and_no_activations(trained):
+    """Rows stay where their batch is; products of split weights would be reduced."""
+    assert "all-reduce" not in trained["(2, 4, 1)"]["forward"]
+
+
 def test_the_teacher_lives_by_rules_of_its_own(trained):
     found = [trained[mesh]["teacher"] for mesh in MESHES]
     assert found == [[None] * 3, [None, "fsdp", None], [None, None, "tensor"]]

@@ -28,13 +28,24 @@ def test_the_first_signal_is_remembered_and_stops_nothing_before_the_end(signum)
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-@pytest.mark.parametrize("second", SIGNALS)
-def test_the_second_signal_stops_at_once(first, second):
+def test_a_second_ctrl_c_stops_at_once_with_nothing_saved(first):
     with pytest.raises(Interrupted) as stopped, stop_flag() as flag:
         signal.raise_signal(first)
-        signal.raise_signal(second)
-    assert stopped.value.signum == second
-    assert flag.signum == first
+        assert flag.asked() == first
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+    assert (stopped.value.signum, stopped.value.saved) == (signal.SIGINT, False)
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_sigterm_does_not_keep_from_saving(first):
+    done = []
+    with pytest.raises(Interrupted) as stopped, stop_flag():
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGTERM)
+        done.append("saved")
+    assert done == ["saved"]
+    assert (stopped.value.signum, stopped.value.saved) == (first, True)
 
 
 def test_an_interruption_is_a_ctrl_c_to_whoever_does_not_know_it():
