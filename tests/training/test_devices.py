@@ -40,7 +40,7 @@ def test_a_compiled_step_leaves_the_state_where_the_table_says_and_donates_it(
 
 def test_devices_that_share_weights_gather_them_and_no_activations(trained):
     """Rows stay where their batch is; products of split weights would be reduced."""
-    assert "all-reduce" not in trained["(2, 4, 1)"]["forward"]
+    assert trained["(2, 4, 1)"]["forward"] == ["all-gather"]
 
 
 def test_the_teacher_lives_by_rules_of_its_own(trained):
