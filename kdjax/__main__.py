@@ -1,5 +1,5 @@
 """`python -m kdjax`."""
 
-from kdjax.cli import main
+from kdjax.cli import typed
 
-raise SystemExit(main())
+raise SystemExit(typed())

@@ -1,7 +1,6 @@
 """Commands: `kdjax <command> --config=FILE --workdir=DIR --config.a.b=value`."""
 
 import argparse
-import atexit
 import json
 import os
 import select
@@ -37,6 +36,14 @@ GOES_ON = f"{STOPPED}; the same command goes on from here"
 AT_ONCE = f"{STOPPED} at once; the same command goes on from the last checkpoint"
 
 
+def typed() -> int:
+    """Do what was typed; when it is done no signal makes another end of it."""
+    status = main()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
@@ -49,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         for place in unread:  # what is still to be written at the end goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), place)
-        return 128 + signal.SIGPIPE
+        return hosts.leave(128 + signal.SIGPIPE)
 
 
 def _unread() -> list[int]:
@@ -67,16 +74,13 @@ def _status(argv: Sequence[str] | None) -> int:
     try:
         with listening(stopped):
             _do(arguments, overrides)
-        # What is done is done: no signal makes another end of it.
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        return hosts.leave(0)
     except UserError as error:
         print(f"kdjax: {' '.join(str(error).split())}", file=sys.stderr)
         # What starts a run again does so unless the input is wrong, which is 2.
         status = 1 if isinstance(error, Transient) else 2
         # Where a disk is full, libraries would have more to say at a proper end.
         return hosts.leave(status, at_once=isinstance(error, NoRoom))
-    except KeyboardInterrupt as stop:  # the loop's Interrupted: it has saved
+    except KeyboardInterrupt as stop:  # the loop's Interrupted
         if hosts.is_first():
             saved = getattr(stop, "saved", True)
             print(f"\n{stopped if saved else AT_ONCE}", file=sys.stderr)
@@ -87,6 +91,7 @@ def _status(argv: Sequence[str] | None) -> int:
         gone = hosts.gone(error)
         sys.stderr.write(gone or traceback.format_exc())
         return hosts.leave(1, at_once=bool(gone))
+    return hosts.leave(0)
 
 
 def _do(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -247,7 +252,8 @@ def _checked(
     if isinstance(config, os.PathLike):
         config = os.fspath(config)
     file = isinstance(config, str) and command != "export"
-    if not file and not isinstance(config, Mapping | ConfigDict):
+    kinds = (ConfigDict, Mapping) if command == "export" else ConfigDict
+    if not file and not isinstance(config, kinds):
         raise UserError(
             f"the config is {config!r}; give "
             + (
@@ -256,7 +262,8 @@ def _checked(
                 else "a ConfigDict, or FILE[:argument] as on the command line"
             )
         )
-    if not isinstance(workdir, str | os.PathLike) or not os.fspath(workdir):
+    path = os.fspath(workdir) if isinstance(workdir, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
         raise UserError(f"the workdir is {workdir!r}; give the path of a folder")
     words = isinstance(overrides, list | tuple) and all(
         isinstance(word, str) for word in overrides
@@ -266,7 +273,7 @@ def _checked(
             f"the overrides are {overrides!r}; give a list such as "
             '["--config.seed=1"], with a config that is a file'
         )
-    return config, os.fspath(workdir)
+    return config, path
 
 
 def _run(

@@ -283,14 +283,14 @@ def leave(status: int, at_once: bool = False) -> int:
     must hear of the end of the first before. A signal that comes now changes nothing
     any more; JAX's own end would wait for minutes until all have heard of it.
     """
+    sys.stdout.flush()
+    sys.stderr.flush()
     if met():
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)
     if met() and not at_once:
         _wait_to_leave(BARRIER_SECONDS if status else END_SECONDS)
     if at_once or met():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     return status
 

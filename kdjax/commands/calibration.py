@@ -12,6 +12,7 @@ from kdjax.data.records import Source
 from kdjax.errors import UserError
 from kdjax.files import read_json, remove_file, write_whole
 from kdjax.hub import find_model
+from kdjax.objectives.options import BEYOND
 
 CALIBRATION = "calibration.json"
 # The split on which a run calibrates its teachers itself.
@@ -46,7 +47,9 @@ def wanted_scales(given: Any, teachers: int) -> tuple[str, ...]:
 
 def _is_scale(wanted: str) -> bool:
     try:
-        return wanted in ("own", "match_entropy", "stored") or 0 < float(wanted) < 1e38
+        return (
+            wanted in ("own", "match_entropy", "stored") or 0 < float(wanted) < BEYOND
+        )
     except ValueError:
         return False
 

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import html
 import os
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -73,17 +74,17 @@ class Processor(Preprocessing):
             pixels[row] = channels.transpose(1, 2, 0)
         return pixels
 
-    def texts(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "B L"]:
+    def texts(self, texts: str | Iterable[str]) -> Int32[np.ndarray, "B L"]:
         """Return ids, each text cut and padded to `context_length`.
 
         Raises:
             UserError: they are no texts.
         """
-        given = [texts] if isinstance(texts, str) else texts
-        if not isinstance(given, Sequence) or not all(
-            isinstance(text, str) for text in given
-        ):
-            raise UserError(f"the texts are {texts!r}; give one, or a list of them")
+        many = isinstance(texts, Iterable) and not isinstance(texts, str)
+        given: list[Any] = list(texts) if many else [texts]
+        if not all(isinstance(text, str) for text in given):
+            said = reprlib.repr(texts)
+            raise UserError(f"the texts are {said}; give one, or a list of them")
         if self.original == "open_clip":
             # Twice, as there: what was escaped twice comes out too.
             given = [html.unescape(html.unescape(text)).strip() for text in given]

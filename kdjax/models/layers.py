@@ -2,7 +2,8 @@
 
 A parameter's gradient is a sum over the rows of a batch, and over the devices that have
 them. It is taken in the parameter's own dtype, whatever the layer computes in: in
-bfloat16 a sum stops growing at 256 equal terms.
+bfloat16 a sum stops growing at 256 equal terms. It is taken backward alone (`jax.grad`,
+`jax.vjp`): a model has no forward-mode derivative.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from kdjax.parallel.sharding import by_rows, whole_rows
+from kdjax.parallel import by_rows, whole_rows
 
 
 def partitioned(
@@ -78,16 +79,19 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows N"]) -> Float[Array, "*rows M"]:
         """Return the mapped rows, in the dtype that the layer computes in."""
-        kernel = self.kernel[...]
-        y = product(kernel.dtype, x.astype(self.dtype), kernel)
+        y = product(x.astype(self.dtype), self.kernel[...])
         return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(
-    learns: Any, x: Float[Array, "*rows N"], kernel: Float[Array, "N M"]
+    x: Float[Array, "*rows N"], kernel: Float[Array, "N M"]
 ) -> Float[Array, "*rows M"]:
-    """Return x @ kernel in the dtype of `x`, with the kernel's gradient in `learns`."""
+    """Return x @ kernel in the dtype of `x`, whose kernel learns in its own."""
+    return _product(kernel.dtype, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(learns: Any, x: Array, kernel: Array) -> Array:
     return x @ kernel.astype(x.dtype)
 
 
@@ -97,7 +101,7 @@ def _kept(learns: Any, x: Any, kernel: Any) -> tuple[Array, tuple[Any, Any]]:
         x.value if kernel.perturbed else None,
         kernel.value if x.perturbed else None,
     )
-    # Not by `product` itself, into which the policies of remat do not look.
+    # Not by `_product` itself, into which the policies of remat do not look.
     return x.value @ kernel.value.astype(x.value.dtype), kept
 
 
@@ -116,7 +120,7 @@ def _gradients(learns: Any, kept: tuple[Any, Any], told: Array) -> tuple[Any, An
     return of_x, of_kernel
 
 
-product.defvjp(_kept, _gradients, symbolic_zeros=True)
+_product.defvjp(_kept, _gradients, symbolic_zeros=True)
 
 
 class Embed(nnx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from kdjax.parallel import BATCH_AXES
+from kdjax.parallel import BATCH_AXES, row_shares
 
 TILE = 128
 
@@ -67,10 +67,7 @@ def splits(query: Float[Array, "B N H D"]) -> PartitionSpec | None:
     None where there is no mesh, as outside of a step, or it does not divide the rows.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return None
-    shares = [mesh.shape[axis] for axis in BATCH_AXES]
-    if query.shape[0] % (shares[0] * shares[1]):
+    if "tensor" not in mesh.axis_names or query.shape[0] % row_shares(mesh):
         return None
     heads = "tensor" if query.shape[2] % mesh.shape["tensor"] == 0 else None
     return PartitionSpec(BATCH_AXES, None, heads)

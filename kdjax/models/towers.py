@@ -17,6 +17,7 @@ from kdjax.models.layers import (
     repeated,
 )
 from kdjax.models.transformer import Attention, Mlp, Trace, Transformer
+from kdjax.parallel import by_rows
 
 
 class Pooled(NamedTuple):
@@ -59,6 +60,7 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, tokens: Float[Array, "B N W"]) -> Float[Array, "B W"]:
         """Return one vector for all tokens."""
+        tokens = by_rows(tokens)
         x, _ = self.attention(repeated(self.query[...], tokens), tokens)
         return (x + self.mlp(self.norm(x)))[:, 0]
 

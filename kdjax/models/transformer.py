@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.models.config import Kernel, Remat, TransformerConfig
 from kdjax.models.layers import Linear, norm
 from kdjax.models.splash import on_mesh, splits
-from kdjax.parallel.sharding import by_rows
+from kdjax.parallel import by_rows
 
 
 class Trace(NamedTuple):

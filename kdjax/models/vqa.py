@@ -10,7 +10,7 @@ from kdjax.models.config import TransformerConfig, VQAConfig
 from kdjax.models.layers import Embed, Linear, add_positions, norm, positions
 from kdjax.models.towers import VisionTower
 from kdjax.models.transformer import Attention, Mlp, Transformer, short_stack
-from kdjax.parallel.sharding import by_rows
+from kdjax.parallel import by_rows
 
 
 class QuestionEncoder(nnx.Module):

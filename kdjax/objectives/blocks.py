@@ -4,7 +4,6 @@ A block is some rows of the batch with all of its columns, so [b, B] and never [
 On a mesh every device goes through the blocks of its own rows.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from kdjax.parallel import BATCH_AXES
+from kdjax.parallel import BATCH_AXES, row_shares
 
 # Up to so many rows a matrix of all pairs is held: then it costs less than blocks do.
 DENSE_ROWS = 2048
@@ -105,7 +104,7 @@ def layout_of(batch: int, block_rows: int | None = None) -> Layout:
         block_rows: of a block; None for what suits the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    shares = _shares(mesh)
+    shares = row_shares(mesh)
     split = shares > 1 and batch % shares == 0
     among = mesh if split else None
     if block_rows is None and batch <= DENSE_ROWS:
@@ -113,14 +112,6 @@ def layout_of(batch: int, block_rows: int | None = None) -> Layout:
     own = batch // shares if split else batch
     size = block_rows or max(1, BLOCK // batch)
     return Layout(min(size, own), dense=False, mesh=among)
-
-
-def _shares(mesh: AbstractMesh) -> int:
-    """Return over how many devices rows are split; one on a mesh of another kind."""
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(types.get(axis) is not AxisType.Auto for axis in BATCH_AXES):
-        return 1
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def over_rows(

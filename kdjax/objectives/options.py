@@ -12,7 +12,7 @@ from kdjax.objectives.schedules import Schedule, check_schedule
 
 Value = str | float | Schedule
 
-# What an array of 32 bits hardly holds, and no product with it does.
+# From here on products and sums soon leave what 32 bits hold, which is 3.4e38.
 BEYOND = 1e38
 
 

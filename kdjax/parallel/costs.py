@@ -49,7 +49,7 @@ SLICES = ("dynamic-slice", "slice", "gather")
 FAR = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 GROUPS = re.compile(r"replica_groups=(mesh\[.*?\}|.*?(?=, \w+=|$))")
 IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-ORDER = re.compile(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)")
+ORDER = re.compile(r"device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\)")
 MESH_AXIS = re.compile(r"'(\w+)'=(\d+)")
 SOME_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
@@ -180,14 +180,14 @@ def first_group(rest: str, devices: int) -> tuple[int, ...]:
 def _of_mesh(text: str) -> tuple[int, ...]:
     """Return the first group of the form mesh['a'=4,'b'=2] {'a':(1)2,'b'}.
 
-    Where devices are in another order, `, device_ids=([2,4]T(1,0))` stands between.
+    Of devices in another order `, device_ids=([2,4]T(1,0))` or a list stands between.
     """
     whole, _, named = text.partition("]")
     axes = {name: int(size) for name, size in MESH_AXIS.findall(whole)}
     ids = np.arange(math.prod(axes.values()))
     if ordered := ORDER.search(named):
-        sizes, order = (_numbers(x or "") for x in ordered.groups())
-        ids = ids.reshape(sizes).transpose(order or None)
+        sizes, order, listed = (_numbers(x or "") for x in ordered.groups())
+        ids = np.array(listed or ids.reshape(sizes).transpose(order or None))
         named = named[ordered.end() :]
     ids = ids.reshape(tuple(axes.values()))
     taken: list[Any] = [slice(0, 1)] * len(axes)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 # The batch dimension is split over both of these.
@@ -77,18 +77,25 @@ def _target(dim: Dimension, over: Sequence[str]) -> str | None:
     return target if target in over else None
 
 
+def row_shares(mesh: AbstractMesh) -> int:
+    """Return over how many devices rows are split; one on a mesh of another kind."""
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(types.get(axis) is not AxisType.Auto for axis in BATCH_AXES):
+        return 1
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def by_rows(x: Array) -> Array:
     """Return an array whose rows lie on the mesh of JAX's context as a batch's do.
 
     Parameters that are split pull activations their way: the compiler would sooner
     split those by their width, and gather all rows of a batch, than gather a layer's
-    weights. Outside of a mesh, and of rows that it does not divide, nothing is asked.
+    weights. Where rows are not split, or not evenly, nothing is asked.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+    shares = row_shares(jax.sharding.get_abstract_mesh())
+    if shares == 1 or x.shape[0] % shares:
         return x
-    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *free))
+    return _placed(x, BATCH_AXES, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
 
 
 def whole_rows(table: Array) -> Array:
@@ -96,10 +103,16 @@ def whole_rows(table: Array) -> Array:
 
     Of a split row every device would look up its part for all rows of a batch.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if row_shares(jax.sharding.get_abstract_mesh()) == 1:
         return table
-    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-    return jax.lax.with_sharding_constraint(table, spec)
+    return _placed(table, PartitionSpec.UNCONSTRAINED, None)
+
+
+def _placed(x: Array, *places: Any) -> Array:
+    """Return a traced array where it is wanted, and any other where it is."""
+    if not isinstance(x, jax.core.Tracer):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places))
 
 
 def parameter_shardings(

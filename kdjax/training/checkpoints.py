@@ -265,7 +265,7 @@ def restore_model(workdir: epath.Path, target: Any, say: Say) -> Any:
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        return _read(folder, args)
+        return _read(folder, args, integrity.names_of(wanted), of_part=True)
 
     folders = [_directory_of(workdir) / str(step) for step in steps_of(workdir)]
     content = _first_whole(folders, read, {}, say, NAME_ANOTHER)
@@ -287,14 +287,16 @@ def _directory_of(workdir: epath.Path) -> epath.Path:
 def _read(
     folder: epath.Path,
     state: ocp.args.CheckpointArgs,
-    names: Collection[str] | None = None,
+    names: Collection[str],
+    of_part: bool = False,
 ) -> _Content:
     """Return what is in a checkpoint; each host reads alone and waits for no other.
 
     Args:
         folder: of the checkpoint.
         state: how the arrays are asked for.
-        names: of the arrays that there have to be, and no others; None for any.
+        names: of the arrays that there have to be.
+        of_part: whether there may be others.
 
     Raises:
         ValueError: the iterator's state or the record is not what was saved.
@@ -308,7 +310,8 @@ def _read(
     if about.pop("digest", None) != integrity.digest(data, about):
         raise ValueError("its iterator's state or its record is not what was saved")
     bits = about.pop("bits")
-    if names is not None and (others := set(bits).symmetric_difference(names)):
+    others = set(names).difference(bits)
+    if others := others or (set(bits).difference(names) if not of_part else set()):
         raise UserError(
             f"the checkpoint {folder} has other arrays than this run ({min(others)}): "
             "another version of kdjax or another run wrote it; go on with that one, or "

@@ -18,7 +18,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signum: int, saved: bool = True) -> None:
-        super().__init__("stopped; the same command goes on from what is saved")
+        super().__init__("stopped; the same command goes on from the last checkpoint")
         self.signum, self.saved = signum, saved
 
 

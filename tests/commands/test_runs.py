@@ -120,6 +120,7 @@ for ask in (
     lambda: kdjax.run("pretrain", example, "run", "--config.seed=1"),
     lambda: kdjax.run("pretrain", example, "run", [5]),
     lambda: kdjax.run("pretrain", ConfigDict(), "run", ["--config.seed=1"]),
+    lambda: kdjax.run("pretrain", {"steps": 3}, "run"),
     lambda: kdjax.run("export", None, "run"),
     lambda: kdjax.run("export", {"checkpoint": model}, "run", ["--config.format=a"]),
     lambda: kdjax.load_clip(None),
@@ -141,6 +142,7 @@ SAID = [
     "the overrides are '--config.seed=1'; give a list such as",
     "the overrides are [5]; give a list such as",
     "with a config that is a file",
+    "the config is {'steps': 3}; give a ConfigDict, or FILE[:argument]",
     "the config is None; give a mapping with the checkpoint",
     "with a config that is a file",
     "a model is named by None; give a directory, the workdir",
@@ -153,11 +155,13 @@ SAID = [
 
 def test_what_cannot_be_asked_for_is_said(tmp_path):
     command = [sys.executable, "-c", WRONG, str(GOLDEN / "open_clip/clipa")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     found = done.stdout.splitlines()
     assert len(found) == len(SAID)
     assert all(part in line for part, line in zip(SAID, found, strict=True))
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def pretrained(folder):

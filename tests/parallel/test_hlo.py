@@ -84,6 +84,10 @@ def test_traffic_is_what_xla_counts_but_for_loops(looped):
             "x, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}",
             (0, 4),
         ),
+        (
+            "x, replica_groups=mesh['a'=2,'b'=2], device_ids=(0,3,1,2) {'b'}",
+            (0, 3),
+        ),
         ("x, source_target_pairs={{1,0},{0,1}}, metadata={}", (1, 0)),
         ("x, replica_groups={}, to_apply=%add", tuple(range(8))),
     ],
