@@ -86,7 +86,7 @@ def _status(argv: Sequence[str] | None) -> int:
             print(f"\n{stopped if saved else AT_ONCE}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except Exception as error:
-        if not hosts.met():
+        if isinstance(error, BrokenPipeError) or not hosts.met():
             raise
         gone = hosts.gone(error)
         sys.stderr.write(gone or traceback.format_exc())

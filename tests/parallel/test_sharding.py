@@ -22,12 +22,14 @@ from kdjax.objectives import expand
 from kdjax.parallel import (
     BATCH_AXES,
     FROZEN,
+    by_rows,
     make_mesh,
     parameter_shardings,
     replicated,
     state_shardings,
     to_global,
     unsplit,
+    whole_rows,
 )
 from kdjax.parallel.sharding import RULES, Dimension, dimensions, partition_spec
 from kdjax.training.tasks import ContrastiveTask
@@ -259,3 +261,12 @@ def test_rows_of_a_batch_lie_over_data_and_fsdp(mesh):
     batch = {"image": np.zeros((8, 2, 2, 3), np.uint8), "text": {"a": np.ones((8, 3))}}
     for x in jax.tree.leaves(to_global(batch, mesh)):
         assert x.sharding.spec == PartitionSpec(BATCH_AXES)
+
+
+def test_a_mesh_of_another_kind_asks_nothing_of_rows():
+    rows = jnp.ones((4, 2))
+    for axes in (("batch",), ("data",), ("data", "fsdp")):
+        mesh = jax.make_mesh((1,) * len(axes), axes)
+        with jax.set_mesh(mesh):
+            assert by_rows(rows) is rows
+            assert whole_rows(rows) is rows
