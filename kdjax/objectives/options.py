@@ -55,7 +55,7 @@ class Option:
         if self.least is not None and self.most < math.inf:
             allowed.append(f"a number from {self.least:g} to {self.most:g}")
         elif self.least is not None:
-            allowed.append(f"a number of at least {self.least:g}")
+            allowed.append(f"a number of at least {self.least:g} and below {BEYOND:g}")
         raise UserError(f"{what} is {value!r}; give {' or '.join(allowed)}")
 
     def _is_text(self, value: str) -> bool:

@@ -10,18 +10,20 @@ from kdjax.objectives.options import Option, check_options, unknown
 EITHER = Option("own", choices=("own",), least=0.5)
 
 
-@given(st.floats(0.5, allow_infinity=False) | st.integers(1) | st.just("own"))
+@given(st.floats(0.5, 9e37) | st.integers(1, 10**37) | st.just("own"))
 def test_a_choice_and_a_number_from_the_least_are_fine(value):
     EITHER.check("scale", value)
 
 
 @pytest.mark.parametrize(
-    "value", [0.49, -1, math.nan, math.inf, True, None, "other", [1.0]]
+    "value", [0.49, -1, 1e39, 10**400, math.nan, math.inf, True, None, "other", [1.0]]
 )
 def test_anything_else_says_what_may_be_given(value):
     with pytest.raises(UserError) as error:
         EITHER.check("scale", value)
-    expected = f"scale is {value!r}; give 'own' or a number of at least 0.5"
+    expected = (
+        f"scale is {value!r}; give 'own' or a number of at least 0.5 and below 1e+38"
+    )
     assert str(error.value) == expected
 
 
